@@ -1,0 +1,85 @@
+"""Where each parameter lives: one table of path regexes, for a whole train state.
+
+In: a pytree (parameters, or a TrainState around them), the table, a mesh. Out: the same
+pytree of NamedShardings. The first regex found in a leaf's path gives its spec, written
+for the trailing dimensions, so a layer stack's leading L is never cut. An optimizer's
+moments end with their parameter's path and so inherit its spec. After big_vision's
+sharding rules (https://github.com/google-research/big_vision).
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Tree = TypeVar("Tree")
+Rules = tuple[tuple[str, P], ...]
+
+# D model width, H heads, E head width, F feed-forward width, V vocabulary.
+TRANSFORMER_RULES: Rules = (
+    (r"(^|/)embed/embedding$", P("tensor", "fsdp")),  # [V, D]
+    (r"attention/[qkv]$", P("fsdp", "tensor", None)),  # [D, H, E]
+    (r"attention/o$", P("tensor", None, "fsdp")),  # [H, E, D]
+    (r"mlp/(gate|up)$", P("fsdp", "tensor")),  # [D, F]
+    (r"mlp/down$", P("tensor", "fsdp")),  # [F, D]
+    (r"unembed/kernel$", P("fsdp", "tensor")),  # [D, V]
+    (r"norm/scale$", P()),  # [D] or [E], stacked by layer
+    (r"(^|/)(value|process)/", P()),  # heads of width 1: too small to cut
+)
+
+
+def path_name(path: jax.tree_util.KeyPath) -> str:
+    """A leaf's path as the rules, errors and checkpoints write it: params/embed/..."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def spec_of(path: str, shape: Sequence[int], rules: Rules) -> P:
+    """The spec of one leaf, as long as its shape.
+
+    Raises ValueError if no rule matches a leaf of rank 2 or more (smaller ones are
+    replicated), or if the rule found is longer than the shape.
+    """
+    rule = next((rule for rule in rules if re.search(rule[0], path)), None)
+    if rule is None and len(shape) > 1:
+        raise ValueError(f"{path} {list(shape)}: no sharding rule matches it")
+    pattern, spec = rule or ("", P())
+    if len(spec) > len(shape):
+        raise ValueError(
+            f"{path} {list(shape)}: rule {pattern!r} wants at least {len(spec)} "
+            "dimensions"
+        )
+    return P(*(None,) * (len(shape) - len(spec)), *spec)
+
+
+def shardings(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:
+    """A NamedSharding for every leaf (array or ShapeDtypeStruct) of the tree.
+
+    Raises ValueError, with parameter, dimension and mesh axis, for a dimension that
+    does not divide.
+    """
+
+    def sharding(key_path: jax.tree_util.KeyPath, leaf: jax.Array) -> NamedSharding:
+        path, shape = path_name(key_path), leaf.shape
+        spec = spec_of(path, shape, rules)
+        for dimension, (size, names) in enumerate(zip(shape, spec)):
+            axes = (
+                () if names is None else (names,) if isinstance(names, str) else names
+            )
+            if size % math.prod(mesh.shape[axis] for axis in axes):
+                cut = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
+                raise ValueError(
+                    f"{path} {list(shape)}: dimension {dimension} ({size}) does not "
+                    f"divide by mesh axis {cut}"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def shard(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:
+    """The tree's arrays, placed as the rules say."""
+    return jax.device_put(tree, shardings(tree, rules, mesh))

@@ -1,0 +1,27 @@
+"""The whole test session runs on 8 fake CPU devices, with jax at its strictest.
+
+Set in the environment, before jax is imported, so that subprocesses of tests get the
+same. A test on one device needs nothing special: jax uses device 0 unless told.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+# [B, T] + [T] must be written out: silent broadcasting of ranks hides shape errors.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# A program compiled by an earlier version of the code must never answer for this one.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def any_rank():
+    """For a test of code that broadcasts ranks silently, such as a library's own."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
