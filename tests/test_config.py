@@ -463,7 +463,8 @@ def test_only_frozen_dataclasses_of_distinct_names_are_configs():
     with pytest.raises(TypeError, match="Child: @configurable goes above a frozen"):
         configurable(type("Child", (Net,), {}))  # a subclass that is no dataclass
     with pytest.raises(TypeError, match=r"has a config class Net already"):
-        configurable(dataclass(frozen=True)(type("Net", (), {})))
+        elsewhere = type("Net", (), {"__module__": "elsewhere"})
+        configurable(dataclass(frozen=True)(elsewhere))
 
 
 def test_importing_config_does_not_import_jax():
