@@ -40,7 +40,7 @@ class Experiment:
     note: str = "[bold]plain[/bold]"
 """)
 module("o1jax.loop.run", """
-import numpy as np
+import json
 
 def run(loaded, workdir):
     steps = loaded.experiment.imitate.steps
@@ -49,7 +49,7 @@ def run(loaded, workdir):
     if steps == 14:
         raise ValueError("width 6 of 'head'\\\\n does not divide 4")
     if steps == 15:
-        np.random.default_rng(0).choice([])  # a bug, not a mistake of the user
+        json.loads("")  # an unforeseen ValueError of a library is a bug
     print("run", steps, workdir)
 
 def evaluate_workdir(workdir, **options):

@@ -183,13 +183,13 @@ def test_the_operative_text_alone_gives_the_same_experiment(lab):
     text = (
         TWO_STAGES + "draft/Net.heads = 2\nLab.extra = (1e999, 'a\\n\\'b', {1: None})"
     )
-    first = lab("import o1jax.types\n" + text, "long/Sgd.clip=None")
+    first = lab("import o1jax.config\n" + text, "long/Sgd.clip=None")
     again = lab(first.operative())
     assert again.experiment == first.experiment
     assert again.operative() == first.operative()
     assert again.fingerprint() == first.fingerprint()
     assert first.experiment.extra == (math.inf, "a\n'b", {1: None})
-    assert first.operative().startswith("import o1jax.types\nLab.task = @Sums()\n")
+    assert first.operative().startswith("import o1jax.config\nLab.task = @Sums()\n")
 
 
 def test_the_fingerprint_follows_identity_alone(lab):
