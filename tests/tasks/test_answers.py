@@ -128,6 +128,15 @@ def test_limits_of_evaluate_are_exact():
     assert evaluate("(" * 127 + "1" + ")" * 127) == 1  # no recursion
 
 
+@pytest.mark.parametrize("text", ["3**999999", "(9**99)**99", "7**-400", "9**9**9"])
+def test_no_large_number_is_computed_before_it_is_refused(monkeypatch, text):
+    """b bits to the power e have at most b*e <= 2*(b-1)*e bits, and (b-1)*e <= 512."""
+    seen, bits = [], answers._bits
+    monkeypatch.setattr(answers, "_bits", lambda v: seen.append(bits(v)) or seen[-1])
+    assert evaluate(text) is None
+    assert 0 < max(seen) <= 2 * 512
+
+
 LEAVES = st.integers(0, 20).map(lambda n: (str(n), Fraction(n)))
 SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 

@@ -20,6 +20,7 @@ def test_by_hand():
     assert TASK.grade(example, "13 ; 13 ; 16 ;") == 0.0  # the right end is not enough
     assert TASK.grade(example, "012 ; 13 ; 16 ;") == 0.0
     assert TASK.grade(example, "12 ; 13 ;") == 0.0
+    assert TASK.grade(example, "7 12 ; 13 ; 16 ;") == 0.0  # one word a step
 
 
 def test_verdict_on_each_step():
