@@ -81,5 +81,13 @@ def shardings(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:
 
 
 def shard(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:
-    """The tree's arrays, placed as the rules say."""
-    return jax.device_put(tree, shardings(tree, rules, mesh))
+    """The tree's arrays, placed as the rules say; every process gives the same."""
+
+    def place(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # device_put of a typed key knows only this process's devices.
+            data = jax.device_put(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree.map(place, tree, shardings(tree, rules, mesh))

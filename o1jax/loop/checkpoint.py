@@ -1,0 +1,372 @@
+"""Checkpoints of a run: written while it trains, checked before they are believed.
+
+In: a TrainState, the data position and the ledger (both JSON). Out: the newest complete
+step, in the shardings asked for, on any number of devices. A step is one directory that
+appears by a rename; a list of its files with their checksums is written before that, so
+a damaged step is found, said, moved aside, and the previous one is used. The arrays are
+orbax's (https://orbax.readthedocs.io), stored as one nested dict named by path.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+
+from o1jax.loop import manifest
+from o1jax.parallel.sharding import path_name
+from o1jax.types import Params, TrainState
+
+STEP_NAMES = ocp.path.step.standard_name_format(step_format_fixed_length=6)
+
+# Orbax logs a failed write three times with tracebacks; here it is raised, once.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
+)
+
+
+class CheckpointError(RuntimeError):
+    """What is wrong with a checkpoint, in one line that names the step."""
+
+
+class Restored(NamedTuple):
+    """What a run goes on from."""
+
+    step: int
+    state: TrainState
+    position: dict  # of the data
+    extra: dict  # of the ledger
+
+
+class RestoredParams(NamedTuple):
+    """What evaluation needs of a checkpoint."""
+
+    step: int
+    params: Params
+    position: dict
+    extra: dict
+
+
+class Checkpoints:
+    """The checkpoints of one run, and the one writer of its directory.
+
+    A context manager: leaving it waits for the write in flight. An error of that write
+    is raised, as a CheckpointError with its step, by the next call of any method.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike, *, keep: int = 2, every: int = 100
+    ) -> None:
+        """Keep the newest `keep` steps, and call every `every`-th step due."""
+        if keep < 1 or every < 1:
+            raise ValueError(
+                f"Checkpoints: keep={keep} and every={every} must be at least 1"
+            )
+        self.directory = epath.Path(directory).expanduser().absolute()
+        self.every = every
+        self._keep = keep
+        self._writing: int | None = None  # the step whose outcome nobody knows yet
+        self._manager = self._open()
+
+    def due(self, step: int) -> bool:
+        """Whether the step is one to save."""
+        return step % self.every == 0
+
+    def save(
+        self, step: int, state: TrainState, position: Mapping, extra: Mapping
+    ) -> None:
+        """Start to write a step, and return as soon as its arrays may be donated.
+
+        A step already there is left as it is; an older one raises ValueError.
+        """
+        latest = self.latest_step()  # orbax writes one step at a time: this waits
+        if step == latest:
+            return
+        if latest is not None and step < latest:
+            raise ValueError(f"step {step} is older than the checkpoint of {latest}")
+        # On CPU orbax copies nothing and keeps a view: jax then leaves a donated buffer
+        # alone and gives the next step a new one.
+        arrays, keys = {}, {}
+        for path, leaf in _flatten(state).items():
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                keys[path] = str(jax.random.key_impl(leaf))
+                leaf = jax.random.key_data(leaf)
+            arrays[path] = leaf
+        meta = {"position": position, "extra": extra, "keys": keys}
+        try:
+            meta = json.loads(json.dumps(meta))  # a copy: the caller's may change
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"position and extra must be JSON: {error}") from error
+        self._writing = step
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(unflatten_dict(arrays, sep="/")),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+                force=True,
+            )
+        except Exception as error:  # a disk fails in many types
+            raise self._failed(error) from error
+
+    def restore(self, target: TrainState) -> Restored | None:
+        """The newest complete step in the shapes and shardings of `target`.
+
+        `target` holds arrays or ShapeDtypeStructs; without a sharding, a leaf goes to
+        the first device. Broken steps are named on stderr and moved aside. None if
+        there is no step at all; CheckpointError if all are broken, or if the newest
+        complete one is of another model.
+        """
+        self.wait()
+        damages: dict[int, str] = {}
+        for step in self._steps():
+            restored, damages[step] = _try_read(
+                _step_path(self.directory, step), target
+            )
+            if restored is not None:
+                del damages[step]
+                for broken, damage in damages.items():
+                    aside = self._move_aside(broken)
+                    _say(
+                        f"checkpoint of step {broken} is broken ({damage}); moved to "
+                        f"{aside}, going on from step {step}"
+                    )
+                return Restored(step, *restored)
+        if damages:
+            raise CheckpointError(_all_broken(self.directory, damages))
+        return None
+
+    def latest_step(self) -> int | None:
+        """The newest step written, as far as its name tells."""
+        self.wait()
+        return next(iter(self._steps()), None)
+
+    def wait(self) -> None:
+        """Wait for the write in flight."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+        self._writing = None
+
+    def close(self) -> None:
+        """Wait for the write in flight, and end orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.directory,
+            item_names=("state", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                step_name_format=STEP_NAMES,
+                cleanup_tmp_directories=True,  # of a run that was killed
+                save_root_metadata=False,
+                lightweight_initialize=True,  # a stamp may be broken as well
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._before_commit
+                ),
+            ),
+        )
+
+    def _before_commit(self) -> None:
+        """List the files: orbax calls this before the rename that commits the step."""
+        if jax.process_index() == 0 and "://" not in str(self.directory):
+            name = STEP_NAMES.build_name(self._writing)
+            (written,) = self.directory.glob(f"{name}.*")
+            manifest.write(pathlib.Path(written))
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        """The error to raise for the write in flight; ready for the next write."""
+        step, self._writing = self._writing, None
+        with contextlib.suppress(Exception):  # it may tell of the same error again
+            self._manager.close()
+        self._manager = self._open()  # forgets the step, and removes what it left
+        kept = next(iter(self._steps()), None)
+        return CheckpointError(
+            f"checkpoint of step {step} in {self.directory} was not written "
+            f"({_first_line(error)}); the newest is "
+            f"{'none' if kept is None else f'step {kept}'}"
+        )
+
+    def _steps(self) -> list[int]:
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def _move_aside(self, step: int) -> epath.Path:
+        source = _step_path(self.directory, step)
+        aside = self.directory / f"broken-{source.name}"
+        if jax.process_index() == 0:
+            if aside.exists():
+                aside.rmtree()
+            source.rename(aside)
+        _everywhere(True)  # a barrier: nobody lists the steps before the rename
+        self._manager.reload()
+        return aside
+
+
+def restore_params(
+    directory: str | os.PathLike, step: int | None = None
+) -> RestoredParams:
+    """The parameters of a step (default: the newest complete one), on one device.
+
+    Reads nothing else, needs no model and changes nothing on disk. CheckpointError if
+    there is no such step or it is broken.
+    """
+    directory = epath.Path(directory).expanduser().absolute()
+    found = []
+    if directory.exists():
+        found = sorted((m.step for m in STEP_NAMES.find_all(directory)), reverse=True)
+    if step is not None and step not in found:
+        raise CheckpointError(
+            f"no checkpoint of step {step} in {directory}; there are {sorted(found)}"
+        )
+    if not found:
+        raise CheckpointError(f"no checkpoint in {directory}")
+    damages: dict[int, str] = {}
+    for candidate in found if step is None else [step]:
+        restored, damage = _try_read(_step_path(directory, candidate), None)
+        if restored is not None:
+            return RestoredParams(candidate, *restored)
+        damages[candidate] = damage
+        _say(f"checkpoint of step {candidate} is broken ({damage})")
+    raise CheckpointError(_all_broken(directory, damages))
+
+
+def _try_read(step: epath.Path, target: Any | None) -> tuple[tuple | None, str]:
+    """(state, position, extra) and "", or None and what is damaged.
+
+    Without a target: the parameters instead of the state.
+    """
+    damage = None
+    if jax.process_index() == 0:
+        damage = manifest.damage(pathlib.Path(step))
+    if not _everywhere(not damage):
+        return None, damage or "found by the first process"
+    result = None
+    try:
+        result = _read(step, target)
+    except CheckpointError:
+        raise
+    except Exception as error:  # what broken bytes make orbax raise has many types
+        if damage == "":  # the bytes are as written: moving them aside would be wrong
+            raise CheckpointError(
+                f"checkpoint {step} is complete but can't be read: {_first_line(error)}"
+            ) from error
+        damage = _first_line(error)
+    if _everywhere(result is not None):
+        return result, ""
+    return None, damage or "found by another process"
+
+
+def _read(step: epath.Path, target: Any | None) -> tuple[Any, dict, dict]:
+    meta = ocp.JsonCheckpointHandler().restore(step / "meta")
+    handler = ocp.PyTreeCheckpointHandler()
+    saved = flatten_dict(handler.metadata(step / "state").tree, sep="/")
+    for path, impl in meta["keys"].items():
+        data = jax.ShapeDtypeStruct(saved[path].shape, saved[path].dtype)
+        saved[path] = jax.eval_shape(
+            lambda d, impl=impl: jax.random.wrap_key_data(d, impl=impl), data
+        )
+    if target is None:
+        wanted = {
+            path: leaf for path, leaf in saved.items() if path.startswith("params/")
+        }
+    else:
+        wanted = _flatten(target)
+        _check_structure(step, saved, wanted)
+    abstract = unflatten_dict(
+        {path: _array_target(leaf) for path, leaf in wanted.items()}, sep="/"
+    )
+    tree = handler.restore(
+        step / "state",
+        args=ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        ),
+    )
+    arrays = flatten_dict(tree, sep="/")
+    for path in meta["keys"].keys() & arrays.keys():
+        arrays[path] = jax.random.wrap_key_data(arrays[path], impl=meta["keys"][path])
+    if target is None:
+        state = unflatten_dict(arrays, sep="/")["params"]
+    else:
+        leaves = [arrays[path] for path in wanted]
+        state = jax.tree.unflatten(jax.tree.structure(target), leaves)
+    return state, meta["position"], meta["extra"]
+
+
+def _array_target(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What orbax shall restore: plain arrays, each with a sharding."""
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, jax.sharding.Sharding):  # metadata has its own kind
+        sharding = SingleDeviceSharding(jax.local_devices()[0])
+    data = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = jax.eval_shape(jax.random.key_data, data)
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
+
+
+def _check_structure(step: epath.Path, saved: dict, wanted: dict) -> None:
+    def show(leaf: Any) -> str:
+        return "absent" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+
+    for path in [*wanted, *saved]:
+        there, here = show(saved.get(path)), show(wanted.get(path))
+        if there != here:
+            raise CheckpointError(
+                f"checkpoint {step} is of another model or optimizer: {path} is "
+                f"{there} in it and {here} in this run"
+            )
+
+
+def _flatten(state: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def _step_path(directory: epath.Path, step: int) -> epath.Path:
+    return directory / STEP_NAMES.build_name(step)
+
+
+def _everywhere(ok: bool) -> bool:
+    """Whether every process says so; with one process, its own word."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+
+
+def _all_broken(directory: epath.Path, damages: dict[int, str]) -> str:
+    each = "; ".join(f"step {step}: {damage}" for step, damage in damages.items())
+    return f"no usable checkpoint in {directory}: {each}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    code = re.search(r"os_error_code='(\d+)'", text)  # tensorstore's, behind 3 paths
+    return os.strerror(int(code[1])) if code else text.splitlines()[0]
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr)
