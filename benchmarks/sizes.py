@@ -1,0 +1,86 @@
+"""The two model sizes, the measured cases, and how many FLOPs and bytes they need.
+
+FLOPs follow the convention of PaLM (arXiv:2204.02311, appendix B): 6N + 12 L W T for a
+trained token, where N are the weights that multiply (no embedding lookup), L layers, W
+width, T the full sequence. Decoding reads all weights and the filled cache once a step.
+Only the standard library is imported here, so every environment can use it.
+"""
+
+from dataclasses import dataclass
+
+F32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Size:
+    """A decoder-only transformer with RoPE, RMSNorm and SwiGLU."""
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    ff: int
+    train_rows: int  # sequences in one train step
+    length: int = 128
+    prompt: int = 16
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens decoded after the prompt."""
+        return self.length - self.prompt
+
+    @property
+    def matmul_weights(self) -> int:
+        """Weights that multiply an activation, the output head included."""
+        layer = 4 * self.width**2 + 3 * self.width * self.ff
+        return self.layers * layer + self.width * self.vocab
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of one train step."""
+        return self.train_rows * self.length
+
+    @property
+    def train_flops(self) -> int:
+        """Model FLOPs of one train step: forward and backward, no recomputation."""
+        attention = 12 * self.layers * self.width * self.length
+        return self.train_tokens * (6 * self.matmul_weights + attention)
+
+    def decode_flops(self, rows: int) -> int:
+        """FLOPs of decoding `rows` rows, the prompt included."""
+        positions = self.length - 1  # the last token is never fed back
+        attended = positions * (positions + 1) // 2
+        attention = 4 * self.layers * self.width * attended
+        return rows * (2 * self.matmul_weights * positions + attention)
+
+    def decode_bytes(self, rows: int) -> int:
+        """Bytes of weights and cache that the decode steps read at least once."""
+        steps = range(self.prompt, self.length)
+        cache = sum(2 * self.layers * self.width * rows * filled for filled in steps)
+        return F32 * (self.matmul_weights * len(steps) + cache)
+
+
+SIZES = {
+    "1m": Size(vocab=64, width=128, layers=4, heads=4, ff=512, train_rows=64),
+    "20m": Size(vocab=4096, width=512, layers=6, heads=8, ff=1408, train_rows=8),
+}
+ROWS = (1, 16, 128)
+MODES = ("sample", "greedy")
+
+
+def decode_case(size: str, rows: int, mode: str = "sample") -> str:
+    """The name under which a decode measurement is asked for and reported."""
+    return f"decode/{size}/{rows}/{mode}"
+
+
+def train_case(size: str) -> str:
+    """The name of a train-step measurement."""
+    return f"train/{size}"
+
+
+def parse(case: str) -> tuple[str, ...]:
+    """The parts of a case name; KeyError for an unknown size."""
+    parts = tuple(case.split("/"))
+    if parts[0] in ("decode", "train"):
+        SIZES[parts[1]]
+    return parts
