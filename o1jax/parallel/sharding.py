@@ -19,12 +19,13 @@ from jax.sharding import PartitionSpec as P
 Tree = TypeVar("Tree")
 Rules = tuple[tuple[str, P], ...]
 
-# D model width, H heads, E head width, F feed-forward width, V vocabulary.
+# D model width, K groups (key and value heads), G query heads a group, E head width,
+# F feed-forward width, V vocabulary.
 TRANSFORMER_RULES: Rules = (
     (r"(^|/)embed/embedding$", P("tensor", "fsdp")),  # [V, D]
-    (r"attention/[qkv]$", P("fsdp", "tensor", None)),  # [D, H, E]
-    (r"attention/o$", P("tensor", None, "fsdp")),  # [H, E, D]
-    (r"mlp/(gate|up)$", P("fsdp", "tensor")),  # [D, F]
+    (r"attention/qkv$", P("fsdp", "tensor", None, None)),  # [D, K, G + 2, E]
+    (r"attention/o$", P("tensor", None, None, "fsdp")),  # [K, G, E, D]
+    (r"mlp/gate_up$", P("fsdp", None, "tensor")),  # [D, 2, F]
     (r"mlp/down$", P("tensor", "fsdp")),  # [F, D]
     (r"unembed/kernel$", P("fsdp", "tensor")),  # [D, V]
     (r"norm/scale$", P()),  # [D] or [E], stacked by layer

@@ -11,7 +11,7 @@ from o1jax.parallel.mesh import MeshConfig, build_mesh
 from o1jax.parallel.sharding import TRANSFORMER_RULES, shard, shardings, spec_of
 from o1jax.types import TrainState
 
-L, D, H, KV, E, F, V = 3, 8, 4, 2, 6, 16, 10
+L, D, K, G, E, F, V = 3, 8, 2, 3, 6, 16, 10
 
 
 def transformer_params():
@@ -20,14 +20,12 @@ def transformer_params():
         "embed": {"embedding": (V, D)},
         "layers": {
             "attention": {
-                "q": (L, D, H, E),
-                "k": (L, D, KV, E),
-                "v": (L, D, KV, E),
-                "o": (L, H, E, D),
+                "qkv": (L, D, K, G + 2, E),
+                "o": (L, K, G, E, D),
                 "q_norm": {"scale": (L, E)},
                 "k_norm": {"scale": (L, E)},
             },
-            "mlp": {"gate": (L, D, F), "up": (L, D, F), "down": (L, F, D)},
+            "mlp": {"gate_up": (L, D, 2, F), "down": (L, F, D)},
             "attention_norm": {"scale": (L, D)},
             "mlp_norm": {"scale": (L, D)},
         },
@@ -57,16 +55,16 @@ def specs(tree, mesh):
 
 def test_the_table_cuts_heads_widths_and_vocabulary():
     layers = specs(transformer_params(), build_mesh(MeshConfig(2, 2, 2)))["layers"]
-    assert layers["attention"]["q"] == P(None, "fsdp", "tensor", None)
-    assert layers["attention"]["o"] == P(None, "tensor", None, "fsdp")
-    assert layers["mlp"]["up"] == P(None, "fsdp", "tensor")
+    assert layers["attention"]["qkv"] == P(None, "fsdp", "tensor", None, None)
+    assert layers["attention"]["o"] == P(None, "tensor", None, None, "fsdp")
+    assert layers["mlp"]["gate_up"] == P(None, "fsdp", None, "tensor")
     assert layers["mlp"]["down"] == P(None, "tensor", "fsdp")
     assert layers["attention"]["k_norm"]["scale"] == P(None, None)
 
 
 def test_an_unscanned_layer_uses_the_same_rule():
-    spec = spec_of("params/layer_3/attention/k", (D, KV, E), TRANSFORMER_RULES)
-    assert spec == P("fsdp", "tensor", None)
+    spec = spec_of("params/layer_3/attention/o", (K, G, E, D), TRANSFORMER_RULES)
+    assert spec == P("tensor", None, None, "fsdp")
 
 
 def test_embeddings_are_told_apart():
@@ -87,8 +85,9 @@ def test_moments_inherit_and_scalars_are_replicated():
     assert (adam.count, spec.step, spec.key) == (P(), P(), P())
 
     placed = shard(state, TRANSFORMER_RULES, mesh)
-    q = placed.opt_state[1][0].mu["layers"]["attention"]["q"]
-    assert {s.data.shape for s in q.addressable_shards} == {(L, D // 2, H // 2, E)}
+    qkv = placed.opt_state[1][0].mu["layers"]["attention"]["qkv"]
+    shapes = {s.data.shape for s in qkv.addressable_shards}
+    assert shapes == {(L, D // 2, K // 2, G + 2, E)}
     np.testing.assert_array_equal(placed.params["embed"]["embedding"], np.ones((V, D)))
     assert (jax.random.bits(placed.key) == jax.random.bits(state.key)).all()
 
@@ -102,12 +101,16 @@ def test_shapes_are_enough():
 def test_a_dimension_that_does_not_divide_is_named():
     mesh = build_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
     message = (
-        r"params/layers/attention/k \[3, 8, 2, 6\]: dimension 2 \(2\) does not divide "
-        r"by mesh axis tensor=4"
+        r"params/layers/attention/qkv \[3, 8, 2, 5, 6\]: dimension 2 \(2\) does "
+        r"not divide by mesh axis tensor=4"
     )
     with pytest.raises(ValueError, match=message):
         shardings(
-            {"params": {"layers": {"attention": {"k": jnp.ones((L, D, KV, E))}}}},
+            {
+                "params": {
+                    "layers": {"attention": {"qkv": jnp.ones((L, D, K, G + 2, E))}}
+                }
+            },
             TRANSFORMER_RULES,
             mesh,
         )
@@ -125,8 +128,8 @@ def test_what_no_rule_knows_is_an_error_unless_it_is_small():
         ValueError, match=r"params/new/kernel \[4, 4\]: no sharding rule"
     ):
         spec_of("params/new/kernel", (4, 4), TRANSFORMER_RULES)
-    with pytest.raises(ValueError, match=r"mlp/up \[4\]: rule .* at least 2 dim"):
-        spec_of("params/mlp/up", (4,), TRANSFORMER_RULES)
+    with pytest.raises(ValueError, match=r"mlp/down \[4\]: rule .* at least 2 dim"):
+        spec_of("params/mlp/down", (4,), TRANSFORMER_RULES)
 
 
 def test_the_first_rule_that_is_found_wins():
