@@ -67,6 +67,15 @@ class PolicyOutput:
 
 
 @flax.struct.dataclass(kw_only=True)
+class KVCache:
+    """Keys and values of the tokens read so far: per layer, in chunks."""
+
+    k: tuple[tuple[jax.Array, ...], ...]  # L x chunks x [B, Hkv, S_i, E]
+    v: tuple[tuple[jax.Array, ...], ...]
+    length: jax.Array  # i32[B]  tokens held, which is the next token's position
+
+
+@flax.struct.dataclass(kw_only=True)
 class Reward:
     """What a response earned. `valid` is False where grading was impossible."""
 

@@ -1,0 +1,43 @@
+"""Objectives: what an update minimises, as sums over tokens.
+
+An objective gives sums and the weight to divide them by. The weight is taken over the
+whole global batch before it is cut into microbatches, so microbatching, packing,
+padding and sharding change nothing (DESIGN.md, decision 10).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from o1jax.learn.losses import next_token_loss
+from o1jax.policy.policy import Policy
+from o1jax.types import Params, TokenBatch
+
+Batch = Any  # a pytree of arrays whose first axis is rows
+Sums = dict[str, jax.Array]
+
+
+class Objective(NamedTuple):
+    """A loss over a batch of rows."""
+
+    weight: Callable[[Batch], jax.Array]  # f32[]  the global denominator
+    total: Callable[[Params, Batch], tuple[jax.Array, Sums]]  # loss sum, metric sums
+
+
+def imitation(policy: Policy) -> Objective:
+    """Behaviour cloning, which on text is next-token prediction."""
+
+    def weight(batch: TokenBatch) -> jax.Array:
+        return jnp.sum(batch.weight)
+
+    def total(params: Params, batch: TokenBatch) -> tuple[jax.Array, Sums]:
+        output = policy.forward(
+            params, batch.tokens, position=batch.position, segment=batch.segment
+        )
+        loss = jnp.sum(batch.weight * next_token_loss(output.logits, batch.tokens))
+        right = jnp.argmax(output.logits, axis=-1) == batch.tokens
+        return loss, {"loss": loss, "token_accuracy": jnp.sum(batch.weight * right)}
+
+    return Objective(weight, total)

@@ -1,0 +1,133 @@
+"""Attention: rotary positions, and the two shapes it is computed in.
+
+`attend` is for whole rows (training, prefill), `attend_cached` for one new token a row
+against keys and values of the tokens before it. Heads are grouped: H query heads share
+K key-value heads, G = H / K each. Rotary embedding: Su et al. 2021, arXiv 2104.09864;
+grouped queries: Ainslie et al. 2023, arXiv 2305.13245.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Rotation = tuple[jax.Array, jax.Array]
+Chunks = tuple[jax.Array, ...]  # a cache's [B, K, S_i, E], one behind the other
+
+MASKED = -1e30  # finite, so that a row with nothing to attend to stays free of NaN
+
+
+def rotation(position: jax.Array, width: int, theta: float) -> Rotation:
+    """Cosines and sines f32[..., E / 2] of the rotary angles at `position`."""
+    half = width // 2
+    frequency = theta ** (-np.arange(half) / half)
+    angle = position[..., None] * frequency.astype(np.float32)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, by: Rotation) -> jax.Array:
+    """Rotates [..., T, heads, E] by cosines and sines [..., T, E / 2]."""
+    cos, sin = (r[..., None, :] for r in by)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, segment: jax.Array | None = None
+) -> jax.Array:
+    """Causal attention over whole rows, optionally inside each segment only.
+
+    Args:
+      q: [B, T, K, G, E]; k, v: [B, T, K, E].
+      segment: i32[B, T]; a token sees only tokens of its own segment.
+
+    Returns:
+      [B, T, K, G, E] in q's dtype. Scores and softmax are f32.
+    """
+    B, T, K, G, E = q.shape
+    chex.assert_shape([k, v], (B, T, K, E))
+    if jax.default_backend() != "cpu":
+        mask = None if segment is None else _same(segment)[:, None]
+        out = jax.nn.dot_product_attention(
+            q.reshape(B, T, K * G, E), k, v, mask=mask, is_causal=True
+        )
+        return out.reshape(q.shape)
+    # On CPU, batch dimensions in front keep every dot a plain matrix product.
+    q = q.transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, E) * E**-0.5
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    score = jnp.einsum("bkqe,bkse->bkqs", q, k, preferred_element_type=jnp.float32)
+    score = score.reshape(B, K, G, T, T)
+    t = jnp.arange(T)
+    mask = (t[:, None] >= t)[None]
+    if segment is not None:
+        mask = mask & _same(segment)
+    score = jnp.where(mask[:, None, None], score, MASKED)
+    weight = jax.nn.softmax(score, axis=-1).astype(v.dtype).reshape(B, K, G * T, T)
+    out = jnp.einsum("bkqs,bkse->bkqe", weight, v)
+    return out.reshape(B, K, G, T, E).transpose(0, 3, 1, 2, 4)
+
+
+def chunk_sizes(capacity: int, first: int) -> list[int]:
+    """Sizes of a cache's chunks: first, first, 2 first, 4 first ... up to capacity."""
+    sizes = [min(first, capacity)]
+    while sum(sizes) < capacity:
+        sizes.append(min(sum(sizes), capacity - sum(sizes)))
+    return sizes
+
+
+def write_cached(chunks: Chunks, new: jax.Array, position: jax.Array) -> Chunks:
+    """Puts new [B, K, E] at position i32[B]; nowhere if that is past the capacity."""
+    rows = jnp.arange(new.shape[0])
+    written, offset = [], 0
+    for chunk in chunks:
+        size = chunk.shape[2]
+        slot = jnp.where(position < offset, size, position - offset)
+        written.append(chunk.at[rows, :, slot].set(new, mode="drop"))
+        offset += size
+    return tuple(written)
+
+
+def attend_cached(q: jax.Array, k: Chunks, v: Chunks, length: jax.Array) -> jax.Array:
+    """One query a row against the first `length` cached keys of that row.
+
+    Chunks past the longest row are not read. They are buffers of their own because on
+    CPU a slice in front of a dot is a copy; doubling sizes keep the branches few.
+
+    Args:
+      q: [B, K, G, E]; k, v: chunks [B, K, S_i, E] (the layout that decodes fastest).
+      length: i32[B], valid entries of each row's cache, the new token included.
+
+    Returns:
+      [B, K, G, E].
+    """
+    q = q * q.shape[-1] ** -0.5
+
+    def over(count: int) -> Callable[[Chunks, Chunks], jax.Array]:
+        def branch(k: Chunks, v: Chunks) -> jax.Array:
+            score = [
+                jnp.einsum("bkge,bkse->bkgs", q, c, preferred_element_type=jnp.float32)
+                for c in k[:count]
+            ]
+            score = jnp.concatenate(score, axis=-1) if count > 1 else score[0]
+            valid = jnp.arange(score.shape[-1]) < length[:, None]
+            score = jnp.where(valid[:, None, None], score, MASKED)
+            weight = jax.nn.softmax(score, axis=-1).astype(q.dtype)
+            out, offset = 0, 0
+            for c in v[:count]:
+                part = weight[..., offset : offset + c.shape[2]]
+                out += jnp.einsum("bkgs,bkse->bkge", part, c)
+                offset += c.shape[2]
+            return out
+
+        return branch
+
+    ends = np.cumsum([c.shape[2] for c in k])
+    index = jnp.searchsorted(jnp.array(ends), jnp.max(length))
+    return jax.lax.switch(index, [over(i + 1) for i in range(len(k))], k, v)
+
+
+def _same(segment: jax.Array) -> jax.Array:  # bool[B, T, T]
+    return segment[:, :, None] == segment[:, None, :]

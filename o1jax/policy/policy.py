@@ -1,0 +1,295 @@
+"""The policy: a record of pure functions over a pytree of parameters.
+
+    params = policy.init(key)
+    output = policy.forward(params, tokens)             # whole rows, for training
+    params = policy.unstack(params)                     # in front of a decoding loop
+    output, cache = policy.start(params, tokens, length, capacity=S)   # prefill
+    output, cache = policy.step(params, cache, token)                  # one token a row
+
+Outputs follow the one time convention (types.py): logits[t] and value[t] are about
+token t given the tokens before it; the shift happens here and nowhere else. Nobody
+outside policy/ sees a module. Layers are stacked [L, ...] in the parameters.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from o1jax.config import configurable
+from o1jax.policy.attention import (
+    Chunks,
+    Rotation,
+    attend,
+    attend_cached,
+    chunk_sizes,
+    rotation,
+    write_cached,
+)
+from o1jax.policy.heads import ScalarHead, Unembed
+from o1jax.policy.transformer import Block, Embed, RMSNorm
+from o1jax.types import KVCache, Params, PolicyOutput
+
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@configurable
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Size and numerics of a decoder-only transformer."""
+
+    vocab: int = 0  # 0: as many as the tokenizer has pieces
+    width: int = 96
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 0  # 0: as many as heads
+    head_width: int = 0  # 0: width / heads
+    ff: int = 256
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
+    tied: bool = False
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    remat: Literal["none", "dots", "full"] = "none"
+    unroll: int = 1  # layers per iteration of the scan
+    cache_chunk: int = 64  # slots of the cache's first chunk; the next ones double
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "ff", "unroll", "cache_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        for name in ("vocab", "kv_heads", "head_width"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+        if self.heads % (self.kv_heads or self.heads):
+            raise ValueError(
+                f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})"
+            )
+        if not self.head_width and self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        if (self.head_width or self.width // self.heads) % 2:
+            raise ValueError("head_width must be even: rotary pairs its halves")
+
+
+class Init(Protocol):
+    def __call__(self, key: jax.Array) -> Params: ...
+
+
+class Forward(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        *,
+        position: jax.Array | None = None,
+        segment: jax.Array | None = None,
+    ) -> PolicyOutput: ...
+
+
+class Start(Protocol):
+    def __call__(
+        self, params: Params, tokens: jax.Array, length: jax.Array, *, capacity: int
+    ) -> tuple[PolicyOutput, KVCache]: ...
+
+
+class Step(Protocol):
+    def __call__(
+        self, params: Params, cache: KVCache, token: jax.Array
+    ) -> tuple[PolicyOutput, KVCache]: ...
+
+
+class Policy(NamedTuple):
+    """Pure functions; build one with `build_policy`."""
+
+    init: Init
+    unstack: Callable[[Params], Params]
+    forward: Forward
+    start: Start
+    step: Step
+
+
+def build_policy(config: PolicyConfig) -> Policy:
+    """The policy of a config. ValueError if the vocabulary is not known yet."""
+    if config.vocab < 1:
+        raise ValueError("PolicyConfig.vocab is 0: take it from a tokenizer first")
+    net = _Network(config)
+    return Policy(net.init, net.unstack, net.forward, net.start, net.step)
+
+
+class _Network:
+    """The modules of one config, and how they are put together."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        kv_heads = config.kv_heads or config.heads
+        self.config = config
+        self.embed = Embed(config.vocab, config.width)
+        self.block = Block(
+            kv_heads=kv_heads,
+            group=config.heads // kv_heads,
+            head_width=config.head_width or config.width // config.heads,
+            ff=config.ff,
+            qk_norm=config.qk_norm,
+            eps=config.norm_eps,
+        )
+        self.norm = RMSNorm(config.norm_eps)
+        self.unembed = Unembed(config.vocab)
+        self.value = ScalarHead()
+        self.process = ScalarHead()
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        if self.config.dtype == "auto":
+            on_cpu = jax.default_backend() == "cpu"
+            return jnp.dtype(jnp.float32 if on_cpu else jnp.bfloat16)
+        return jnp.dtype(self.config.dtype)
+
+    def rotation(self, position: jax.Array) -> Rotation:
+        return rotation(position, self.block.head_width, self.config.rope_theta)
+
+    def init(self, key: jax.Array) -> Params:
+        """f32 parameters; the same for a key on every device and mesh."""
+        embed, layers, unembed, value, process = jax.random.split(key, 5)
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        h = jnp.zeros((1, 2, self.config.width))
+        init_block = lambda k: self.block.init(k, h, self.rotation(tokens), attend)[
+            "params"
+        ]
+        params = {
+            "embed": self.embed.init(embed, tokens, jnp.float32)["params"],
+            "layers": jax.vmap(init_block)(
+                jax.random.split(layers, self.config.layers)
+            ),
+            "final_norm": self.norm.init(key, h)["params"],
+            "value": self.value.init(value, h)["params"],
+            "process": self.process.init(process, h)["params"],
+        }
+        if not self.config.tied:
+            params["unembed"] = self.unembed.init(unembed, h)["params"]
+        return params
+
+    def unstack(self, params: Params) -> Params:
+        """Layers as a tuple instead of stacked; `start` and `step` take either.
+
+        Do it once in front of a loop around `step`: slicing inside the loop would copy
+        every weight at every token.
+        """
+        layers = params["layers"]
+        if isinstance(layers, tuple):
+            return params
+        at = lambda i: jax.tree.map(lambda x: x[i], layers)
+        return params | {"layers": tuple(at(i) for i in range(self.config.layers))}
+
+    def forward(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        *,
+        position: jax.Array | None = None,
+        segment: jax.Array | None = None,
+    ) -> PolicyOutput:
+        """Reads whole rows.
+
+        Args:
+          tokens: i32[B, T], right-padded; padding needs no mask, since it comes last.
+          position: i32[B, T], default 0..T-1.
+          segment: i32[B, T] where several documents share a row.
+
+        Returns:
+          PolicyOutput of [B, T, V] and [B, T]. Token 0 has nothing before it: its
+          logits are uniform and its value is the head's bias.
+        """
+        chex.assert_rank(tokens, 2)
+        if position is None:
+            position = jnp.arange(tokens.shape[1])[None]
+        angles = self.rotation(position)
+        h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
+        attend_rows = partial(attend, segment=segment)
+
+        def layer(h: jax.Array, block: Params) -> tuple[jax.Array, None]:
+            return self.block.apply({"params": block}, h, angles, attend_rows), None
+
+        if self.config.remat != "none":
+            layer = jax.checkpoint(layer, policy=REMAT[self.config.remat])
+        h, _ = jax.lax.scan(layer, h, params["layers"], unroll=self.config.unroll)
+        h = self.norm.apply({"params": params["final_norm"]}, h)
+        before = jnp.pad(h[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        return self._read_out(params, before, h)
+
+    def start(
+        self, params: Params, tokens: jax.Array, length: jax.Array, *, capacity: int
+    ) -> tuple[PolicyOutput, KVCache]:
+        """Reads prompts i32[B, P] of `length` i32[B] into a cache of `capacity` slots.
+
+        The output [B, ...] is about the token after the prompt.
+        """
+        B, P = tokens.shape
+        chex.assert_shape(length, (B,))
+        angles = self.rotation(jnp.arange(P)[None])
+        h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
+        keys, values = [], []
+        room = ((0, 0), (0, 0), (0, capacity - P), (0, 0))
+        ends = np.cumsum(chunk_sizes(capacity, self.config.cache_chunk))[:-1]
+
+        def pages(x: jax.Array) -> Chunks:
+            return tuple(jnp.split(jnp.pad(x.transpose(0, 2, 1, 3), room), ends, 2))
+
+        def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            keys.append(pages(k))
+            values.append(pages(v))
+            return attend(q, k, v)
+
+        for block in self.unstack(params)["layers"]:
+            h = self.block.apply({"params": block}, h, angles, attend_and_keep)
+        last = jnp.take_along_axis(h, (length - 1)[:, None, None], axis=1)[:, 0]
+        last = self.norm.apply({"params": params["final_norm"]}, last)
+        cache = KVCache(k=tuple(keys), v=tuple(values), length=length)
+        return self._read_out(params, last, last), cache
+
+    def step(
+        self, params: Params, cache: KVCache, token: jax.Array
+    ) -> tuple[PolicyOutput, KVCache]:
+        """Reads one token i32[B] a row; the output [B, ...] is about the next one.
+
+        A row whose cache is full is not written: its output means nothing.
+        """
+        B = token.shape[0]
+        chex.assert_shape(cache.length, (B,))
+        position = cache.length
+        angles = self.rotation(position[:, None])
+        h = self.embed.apply({"params": params["embed"]}, token, self.dtype)[:, None]
+        keys, values = [], []
+
+        def attend_to_cache(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            i = len(keys)
+            keys.append(write_cached(cache.k[i], k[:, 0], position))
+            values.append(write_cached(cache.v[i], v[:, 0], position))
+            return attend_cached(q[:, 0], keys[i], values[i], position + 1)[:, None]
+
+        for block in self.unstack(params)["layers"]:
+            h = self.block.apply({"params": block}, h, angles, attend_to_cache)
+        h = self.norm.apply({"params": params["final_norm"]}, h[:, 0])
+        cache = KVCache(k=tuple(keys), v=tuple(values), length=position + 1)
+        return self._read_out(params, h, h), cache
+
+    def _read_out(
+        self, params: Params, before: jax.Array, after: jax.Array
+    ) -> PolicyOutput:
+        if self.config.tied:
+            embed = {"params": params["embed"]}
+            logits = self.embed.apply(embed, before, method="attend")
+        else:
+            logits = self.unembed.apply({"params": params["unembed"]}, before)
+        return PolicyOutput(
+            logits=logits.astype(jnp.float32),
+            value=self.value.apply({"params": params["value"]}, before),
+            process=self.process.apply({"params": params["process"]}, after),
+        )

@@ -1,0 +1,120 @@
+"""The decoder's parts as linen modules: embedding, block, and their parameters.
+
+A block is written once. It computes q, k and v and hands them to an `attend` function
+that the caller chooses, so training, prefill, decoding and search pages share the same
+parameters and the same code. Pre-norm RMSNorm (Zhang & Sennrich 2019), SwiGLU (Shazeer
+2020), grouped queries, rotary positions: the Llama shape.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from o1jax.policy.attention import Rotation, rotate
+
+# q [B, T, K, G, E], k and v [B, T, K, E] -> [B, T, K, G, E]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _normal(fan_in: int) -> nn.initializers.Initializer:
+    return nn.initializers.truncated_normal(fan_in**-0.5)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale, computed in f32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(square + self.eps) * scale).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Projections around an `attend` function.
+
+    `qkv` keeps the G query heads, the key and the value of a group side by side: one
+    matrix product, and one axis to shard over.
+    """
+
+    kv_heads: int
+    group: int
+    head_width: int
+    qk_norm: bool
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
+        D, K, G, E = x.shape[-1], self.kv_heads, self.group, self.head_width
+        qkv = self.param("qkv", _normal(D), (D, K, G + 2, E)).astype(x.dtype)
+        o = self.param("o", _normal(K * G * E), (K, G, E, D)).astype(x.dtype)
+        h = (x @ qkv.reshape(D, -1)).reshape(*x.shape[:-1], K, G + 2, E)
+        q, k, v = h[..., :G, :], h[..., G, :], h[..., G + 1, :]
+        if self.qk_norm:
+            q = RMSNorm(self.eps, name="q_norm")(q)
+            k = RMSNorm(self.eps, name="k_norm")(k)
+        q = rotate(q.reshape(*x.shape[:-1], K * G, E), rotation)
+        k = rotate(k, rotation)
+        out = attend(q.reshape(*x.shape[:-1], K, G, E), k, v)
+        return out.reshape(*x.shape[:-1], -1) @ o.reshape(-1, D)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)), gate and up in one matrix product."""
+
+    ff: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        D, F = x.shape[-1], self.ff
+        gate_up = self.param("gate_up", _normal(D), (D, 2, F)).astype(x.dtype)
+        down = self.param("down", _normal(F), (F, D)).astype(x.dtype)
+        h = jnp.einsum("...d,dcf->...cf", x, gate_up)  # F stays whole: it is sharded
+        return (nn.silu(h[..., 0, :]) * h[..., 1, :]) @ down
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each behind a norm, each added back."""
+
+    kv_heads: int
+    group: int
+    head_width: int
+    ff: int
+    qk_norm: bool
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
+        attention = Attention(
+            kv_heads=self.kv_heads,
+            group=self.group,
+            head_width=self.head_width,
+            qk_norm=self.qk_norm,
+            eps=self.eps,
+            name="attention",
+        )
+        x = x + attention(RMSNorm(self.eps, name="attention_norm")(x), rotation, attend)
+        return x + SwiGLU(self.ff, name="mlp")(RMSNorm(self.eps, name="mlp_norm")(x))
+
+
+class Embed(nn.Module):
+    """Token embedding; `attend` is its transpose, for tied output."""
+
+    vocab: int
+    width: int
+
+    def setup(self) -> None:
+        self.embedding = self.param(
+            "embedding", _normal(self.width), (self.vocab, self.width)
+        )
+
+    def __call__(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return jnp.take(self.embedding.astype(dtype), tokens, axis=0)
+
+    def attend(self, h: jax.Array) -> jax.Array:
+        return h @ self.embedding.T.astype(h.dtype)

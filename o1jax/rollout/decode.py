@@ -1,0 +1,227 @@
+"""The sampler: prompts in, trajectories out, one XLA program.
+
+A queue of Q requests flows through B decoding rows. When enough rows have finished,
+the next requests are read into them inside the program (continuous refill), so the
+rows stay busy although lengths have a long tail. Every request draws from its own key,
+fold_in(key, request), so what is sampled for it depends neither on the rows beside it
+nor on the number of rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from o1jax.config import configurable
+from o1jax.policy.policy import Policy
+from o1jax.rollout.sampling import (
+    SamplingConfig,
+    draw,
+    sampling_logprobs,
+    token_logprob,
+)
+from o1jax.types import KVCache, Params, PolicyOutput, Prompts, Trajectory
+
+
+@configurable
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Shape of the sampling program."""
+
+    rows: int = 128  # decoded at once; fewer if there are fewer requests
+    max_new_tokens: int = 64
+    refill_rows: int = 0  # read in together when so many are free; 0: rows / 16
+    stop_ids: tuple[int, ...] = ()  # the tokenizer's end of text if empty
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if not 0 <= self.refill_rows <= self.rows:
+            raise ValueError("refill_rows must be between 0 and rows")
+
+
+@flax.struct.dataclass(kw_only=True)
+class SampleStats:
+    """What a call of the sampler computed."""
+
+    steps: jax.Array  # i32[]  decoding steps
+    useful: jax.Array  # i32[]  tokens of responses
+    computed: jax.Array  # i32[]  decoding steps x rows
+    prefill: jax.Array  # i32[]  prompt positions read, padding included
+
+    @property
+    def occupancy(self) -> jax.Array:
+        """Part of the decoded rows that was somebody's token."""
+        return self.useful / self.computed
+
+
+Sampler = Callable[[Params, jax.Array, Prompts], tuple[Trajectory, SampleStats]]
+
+
+class _Requests(NamedTuple):
+    """What is known of every request so far; the program's result."""
+
+    tokens: jax.Array  # i32[Q, T]
+    logprob: jax.Array  # f32[Q, T]
+    value: jax.Array  # f32[Q, T]
+    length: jax.Array  # i32[Q]
+    finished: jax.Array  # bool[Q]
+
+
+class _Rows(NamedTuple):
+    """What is being decoded."""
+
+    request: jax.Array  # i32[B]  index into the queue; Q where the row is free
+    output: PolicyOutput  # [B, ...]  about the next token
+    cache: KVCache
+
+
+class _Loop(NamedTuple):
+    step: jax.Array
+    waiting: jax.Array  # i32[]  first request that has no row yet
+    prefill: jax.Array
+    rows: _Rows
+    requests: _Requests
+
+
+def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
+    """A function (params, key, prompts) -> (Trajectory, SampleStats); jit it.
+
+    A request with prompt_id -1 is padding and is not answered.
+    """
+    sampling = config.sampling
+
+    def sample(
+        params: Params, key: jax.Array, prompts: Prompts
+    ) -> tuple[Trajectory, SampleStats]:
+        Q, P = prompts.tokens.shape
+        chex.assert_shape([prompts.length, prompts.prompt_id], (Q,))
+        B = min(config.rows, Q)
+        R = config.refill_rows or max(1, B // 16)
+        T = P + config.max_new_tokens
+
+        params = policy.unstack(params)
+        uniform = jax.vmap(
+            lambda q: jax.random.uniform(
+                jax.random.fold_in(key, q), (config.max_new_tokens,)
+            )
+        )(jnp.arange(Q))
+
+        def read_in(loop: _Loop, count: int) -> _Loop:
+            """Gives free rows, `count` at most, to the requests that wait."""
+            rows, first = loop.rows, loop.waiting
+            (slots,) = jnp.nonzero(rows.request == Q, size=count, fill_value=B)
+            queued = first + jnp.arange(count)
+            queued = jnp.where((slots < B) & (queued < Q), queued, Q)
+            slots = jnp.where(queued < Q, slots, B)
+            at = jnp.minimum(queued, Q - 1)
+            output, cache = policy.start(
+                params, prompts.tokens[at], prompts.length[at], capacity=T
+            )
+            fill = lambda old, new: old.at[slots].set(new, mode="drop")
+            cache = jax.tree.map(fill, rows.cache, cache)
+            answered = prompts.prompt_id[at] >= 0
+            request = fill(rows.request, jnp.where(answered, queued, Q))
+            output = jax.tree.map(fill, rows.output, output)
+            return loop._replace(
+                waiting=first + jnp.sum(queued < Q),
+                prefill=loop.prefill + count * P,
+                rows=_Rows(request, output, cache),
+            )
+
+        def emit(loop: _Loop) -> tuple[_Loop, jax.Array]:
+            """Draws a token for every busy row and writes it down."""
+            rows, requests = loop.rows, loop.requests
+            busy = rows.request < Q
+            at = jnp.minimum(rows.request, Q - 1)
+            position = rows.cache.length
+            logprobs = sampling_logprobs(rows.output.logits, sampling)
+            drawn = uniform[at, position - prompts.length[at]]
+            token = draw(drawn, logprobs, sampling)
+            stopped = jnp.isin(token, jnp.array(config.stop_ids, jnp.int32))
+            length = position + 1
+            full = length - prompts.length[at] >= config.max_new_tokens
+            put = lambda array, new: array.at[rows.request, position].set(
+                new, mode="drop"
+            )
+            requests = _Requests(
+                tokens=put(requests.tokens, token),
+                logprob=put(requests.logprob, token_logprob(logprobs, token)),
+                value=put(requests.value, rows.output.value),
+                length=requests.length.at[rows.request].set(length, mode="drop"),
+                finished=requests.finished.at[rows.request].set(stopped, mode="drop"),
+            )
+            request = jnp.where(busy & ~stopped & ~full, rows.request, Q)
+            return loop._replace(
+                rows=rows._replace(request=request), requests=requests
+            ), token
+
+        def body(loop: _Loop) -> _Loop:
+            if B < Q:
+                free = jnp.sum(loop.rows.request == Q)
+                loop = jax.lax.cond(
+                    (loop.waiting < Q) & (free >= R),
+                    lambda loop: read_in(loop, R),
+                    lambda loop: loop,
+                    loop,
+                )
+            loop, token = emit(loop)
+            output, cache = policy.step(params, loop.rows.cache, token)
+            rows = _Rows(loop.rows.request, output, cache)
+            return loop._replace(step=loop.step + 1, rows=rows)
+
+        def unfinished(loop: _Loop) -> jax.Array:
+            return jnp.any(loop.rows.request < Q) | (loop.waiting < Q)
+
+        loop = read_in(_begin(policy, params, prompts, B, T), B)
+        loop = jax.lax.while_loop(unfinished, body, loop)
+        requests = loop.requests
+        trajectory = Trajectory(
+            tokens=requests.tokens,
+            prompt_length=prompts.length,
+            length=requests.length,
+            logprob=requests.logprob,
+            value=requests.value,
+            finished=requests.finished,
+            prompt_id=prompts.prompt_id,
+        )
+        stats = SampleStats(
+            steps=loop.step,
+            useful=jnp.sum(requests.length - prompts.length),
+            computed=loop.step * B,
+            prefill=loop.prefill,
+        )
+        return trajectory, stats
+
+    return sample
+
+
+def _begin(policy: Policy, params: Params, prompts: Prompts, B: int, T: int) -> _Loop:
+    """An empty machine: all rows free, all requests waiting."""
+    Q, P = prompts.tokens.shape
+    output, cache = jax.eval_shape(
+        lambda: policy.start(
+            params, jnp.zeros((B, P), jnp.int32), jnp.ones(B, jnp.int32), capacity=T
+        )
+    )
+    empty = lambda x: jnp.zeros(x.shape, x.dtype)
+    requests = _Requests(
+        tokens=jnp.pad(prompts.tokens, ((0, 0), (0, T - P))),
+        logprob=jnp.zeros((Q, T)),
+        value=jnp.zeros((Q, T)),
+        length=prompts.length,
+        finished=jnp.zeros(Q, bool),
+    )
+    rows = _Rows(
+        request=jnp.full(B, Q),
+        output=jax.tree.map(empty, output),
+        cache=jax.tree.map(empty, cache),
+    )
+    zero = jnp.int32(0)
+    return _Loop(zero, zero, zero, rows, requests)
