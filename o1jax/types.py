@@ -42,7 +42,7 @@ class Trajectory:
     @property
     def response_mask(self) -> jax.Array:  # bool[B, T]
         """True where a token was sampled from the policy."""
-        t = jnp.arange(self.tokens.shape[-1])
+        t = jnp.broadcast_to(jnp.arange(self.tokens.shape[-1]), self.tokens.shape)
         after_prompt = t >= self.prompt_length[..., None]
         return after_prompt & (t < self.length[..., None])
 

@@ -22,8 +22,8 @@ MASKED = -1e30  # finite, so that a row with nothing to attend to stays free of 
 def rotation(position: jax.Array, width: int, theta: float) -> Rotation:
     """Cosines and sines f32[..., E / 2] of the rotary angles at `position`."""
     half = width // 2
-    frequency = theta ** (-np.arange(half) / half)
-    angle = position[..., None] * frequency.astype(np.float32)
+    frequency = (theta ** (-np.arange(half) / half)).astype(np.float32)
+    angle = jnp.multiply.outer(position, frequency)
     return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -61,7 +61,7 @@ def attend(
     score = jnp.einsum("bkqe,bkse->bkqs", q, k, preferred_element_type=jnp.float32)
     score = score.reshape(B, K, G, T, T)
     t = jnp.arange(T)
-    mask = (t[:, None] >= t)[None]
+    mask = (t[:, None] >= t[None])[None]
     if segment is not None:
         mask = mask & _same(segment)
     score = jnp.where(mask[:, None, None], score, MASKED)
@@ -112,7 +112,7 @@ def attend_cached(q: jax.Array, k: Chunks, v: Chunks, length: jax.Array) -> jax.
                 for c in k[:count]
             ]
             score = jnp.concatenate(score, axis=-1) if count > 1 else score[0]
-            valid = jnp.arange(score.shape[-1]) < length[:, None]
+            valid = jnp.arange(score.shape[-1])[None] < length[:, None]
             score = jnp.where(valid[:, None, None], score, MASKED)
             weight = jax.nn.softmax(score, axis=-1).astype(q.dtype)
             out, offset = 0, 0

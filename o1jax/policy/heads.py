@@ -28,4 +28,4 @@ class ScalarHead(nn.Module):
         zeros = nn.initializers.zeros
         kernel = self.param("kernel", zeros, (h.shape[-1], 1))
         bias = self.param("bias", zeros, (1,))
-        return (h.astype(jnp.float32) @ kernel + bias)[..., 0]
+        return (h.astype(jnp.float32) @ kernel)[..., 0] + bias[0]
