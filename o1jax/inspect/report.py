@@ -97,9 +97,8 @@ def _figures(section: Mapping, metrics: Mapping) -> list[dict]:
                 x, y = [p[0] for p in points], [p[1] for p in points]
                 one = {"label": one["metric"], **one, "x": x, "y": y}
             y = one.get("y") or []
-            bars = figure.get("kind") == "bars"
             lists = {
-                "x": figure.get("categories", []) if bars else one.get("x", []),
+                "x": figure.get("categories", one.get("x", [])),
                 "lo": one.get("lo") or y,
                 "hi": one.get("hi") or y,
             }
