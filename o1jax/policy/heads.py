@@ -17,7 +17,8 @@ class Unembed(nn.Module):
     def __call__(self, h: jax.Array) -> jax.Array:
         init = nn.initializers.truncated_normal(h.shape[-1] ** -0.5)
         kernel = self.param("kernel", init, (h.shape[-1], self.vocab))
-        return h @ kernel.astype(h.dtype)
+        kernel = kernel.astype(h.dtype)
+        return jnp.dot(h, kernel, preferred_element_type=jnp.float32)
 
 
 class ScalarHead(nn.Module):

@@ -64,9 +64,10 @@ class PolicyConfig:
     cache_chunk: int = 64  # slots of the cache's first chunk; the next ones double
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "ff", "unroll", "cache_chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
+        whole = ("width", "layers", "heads", "ff", "unroll", "cache_chunk")
+        for name in (*whole, "rope_theta", "norm_eps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive")
         for name in ("vocab", "kv_heads", "head_width"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
@@ -204,8 +205,8 @@ class _Network:
           segment: i32[B, T] where several documents share a row.
 
         Returns:
-          PolicyOutput of [B, T, V] and [B, T]. Token 0 has nothing before it: its
-          logits are uniform and its value is the head's bias.
+          PolicyOutput of [B, T, V] and [B, T]. The first token of a row or segment
+          has nothing before it: its logits are uniform, its value is the head's bias.
         """
         chex.assert_rank(tokens, 2)
         if position is None:
@@ -222,6 +223,9 @@ class _Network:
         h, _ = jax.lax.scan(layer, h, params["layers"], unroll=self.config.unroll)
         h = self.norm.apply({"params": params["final_norm"]}, h)
         before = jnp.pad(h[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        if segment is not None:
+            inside = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
+            before = jnp.where(inside[..., None], before, 0)
         return self._read_out(params, before, h)
 
     def start(

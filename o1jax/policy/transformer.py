@@ -118,4 +118,5 @@ class Embed(nn.Module):
         return jnp.take(self.embedding.astype(dtype), tokens, axis=0)
 
     def attend(self, h: jax.Array) -> jax.Array:
-        return h @ self.embedding.T.astype(h.dtype)
+        kernel = self.embedding.T.astype(h.dtype)
+        return jnp.dot(h, kernel, preferred_element_type=jnp.float32)

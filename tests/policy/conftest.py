@@ -1,0 +1,45 @@
+"""Policies so small that a test sees every number, with no parameter at its default."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from o1jax.policy.policy import PolicyConfig, build_policy
+
+TINY = dict(vocab=12, width=16, layers=2, heads=4, kv_heads=2, ff=24, cache_chunk=4)
+
+
+@functools.cache
+def tiny(**overrides):
+    """(config, policy, params): grouped queries, f32, random heads and norms.
+
+    Drawn by numpy, since `init` leaves the heads at 0 and the scales at 1, where a
+    mistake in them cannot be seen.
+    """
+    config = PolicyConfig(**TINY | {"dtype": "float32"} | overrides)
+    policy = build_policy(config)
+    rng = np.random.default_rng(7)
+    params = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        jax.eval_shape(policy.init, jax.random.key(0))
+    ):
+        *folders, name = (entry.key for entry in path)
+        inner = functools.reduce(lambda d, key: d.setdefault(key, {}), folders, params)
+        around = 1.0 if name == "scale" else 0.0
+        inner[name] = jnp.asarray(rng.normal(around, 0.3, leaf.shape), leaf.dtype)
+    return config, policy, params
+
+
+@pytest.fixture(scope="session")
+def make():
+    return tiny
+
+
+@pytest.fixture(scope="session")
+def jit():
+    """jax.jit into unoptimised machine code, which compiles in half the time."""
+    options = {"xla_backend_optimization_level": 0}
+    return functools.partial(jax.jit, compiler_options=options)
