@@ -40,6 +40,7 @@ class FlopCount(NamedTuple):
     other: float = 0
     loops: tuple[Loop, ...] = ()
     unknown: tuple[str, ...] = ()  # primitives that no rule counts; they cost 0 here
+    conds: tuple[str, ...] = ()  # where branches differ in cost; the dearest is counted
 
     @property
     def flops(self) -> float:
@@ -48,18 +49,16 @@ class FlopCount(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """True if no loop's trips were bounded or guessed and nothing is unknown."""
+        """True if no loop or branch was bounded or guessed and nothing is unknown."""
         known = all(loop.how in ("exact", "given") for loop in self.loops)
-        return known and not self.unknown
+        return known and not self.unknown and not self.conds
 
     def plus(self, other: "FlopCount", times: float = 1) -> "FlopCount":
         """This and `times` the other. A loop or name met twice is listed once."""
-        return FlopCount(
-            self.matmul + times * other.matmul,
-            self.other + times * other.other,
-            self.loops + tuple(x for x in other.loops if x not in self.loops),
-            self.unknown + tuple(x for x in other.unknown if x not in self.unknown),
-        )
+        matmul = self.matmul + times * other.matmul
+        rest = self.other + times * other.other
+        lists = (tuple(dict.fromkeys(a + b)) for a, b in zip(self[2:], other[2:]))
+        return FlopCount(matmul, rest, *lists)
 
 
 def _names(text: str) -> frozenset[str]:
@@ -72,9 +71,9 @@ _ELEMENTWISE = _names("""
     integer_pow square one_minus_square sqrt rsqrt cbrt exp exp2 expm1 log log2
     log1p logistic sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh
     erf erfc erf_inv lgamma digamma nextafter is_finite and or xor not eq ne lt le
-    gt ge shift_left shift_right_logical shift_right_arithmetic population_count clz
-    select_n cumsum cumprod cummax cummin cumlogsumexp random_bits threefry2x32
-    rng_bit_generator psum psum_invariant pmax pmin reduce_scatter mulhi
+    gt ge eq_to lt_to le_to shift_left shift_right_logical shift_right_arithmetic
+    population_count clz select_n cumsum cumprod cummax cummin cumlogsumexp random_bits
+    threefry2x32 rng_bit_generator psum psum_invariant pmax pmin reduce_scatter mulhi
 """)
 # One an input element (of the first operand, which alone carries the numbers).
 _REDUCTIONS = _names("""
@@ -142,10 +141,12 @@ def _walk(jaxpr: Any, known: dict, path: str, trips: WhileTrips | None) -> FlopC
                 given = values[-len(sub.invars) :] if name in _CALLS else []
                 counts.append(_walk(sub, dict(zip(sub.invars, given)), below, trips))
             if name == "cond":
-                total = total.plus(max(counts, key=lambda c: c.flops))
-            else:
-                for count in counts:
-                    total = total.plus(count, _repeats(eqn))
+                dearest = max(counts, key=lambda c: c.flops)
+                if any(count.flops != dearest.flops for count in counts):
+                    dearest = dearest.plus(FlopCount(conds=(below[:-1],)))
+                total = total.plus(dearest)
+            for count in counts:  # of the other branches, only what they list
+                total = total.plus(count, 0 if name == "cond" else _repeats(eqn))
         else:
             total = total.plus(_leaf(eqn, name))
     return total

@@ -236,7 +236,14 @@ def test_cond_costs_its_dearest_branch():
     def fn(x):
         return jax.lax.cond(x[0, 0] > 0, lambda y: y @ y @ y, lambda y: y, x)
 
-    assert count_flops(fn, shape(4, 4)).matmul == 2 * PRODUCT
+    count = count_flops(fn, shape(4, 4))
+    assert count.matmul == 2 * PRODUCT
+    assert count.conds == ("cond",) and not count.exact  # the other costs nothing
+
+    def alike(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda y: y @ x, lambda y: x @ y, x)
+
+    assert count_flops(alike, shape(4, 4)).exact
 
 
 def test_custom_rules_and_nested_jit_are_entered():
