@@ -91,24 +91,32 @@ def _run(args: Namespace) -> None:
     loaded = _load(args)
     workdir = args.workdir or Path("runs") / Path(args.file).stem
     check_workdir(loaded, workdir)
+    from o1jax.inspect.report import write_report
     from o1jax.loop.run import run
 
     run(loaded, workdir)
+    report = write_report(workdir)
+    print(report.read_text())
+    print(f"Report: {report}")
 
 
 def _eval(args: Namespace) -> None:
+    import o1jax.loop.experiment  # noqa: F401
+    from o1jax.inspect.report import evaluation_table
     from o1jax.loop.run import evaluate_workdir
 
-    evaluate_workdir(
+    results = evaluate_workdir(
         _workdir(args),
         split=args.split,
         problems=args.problems,
         samples=args.samples,
         temperature=args.temperature,
     )
+    print(evaluation_table(results))
 
 
 def _ask(args: Namespace) -> None:
+    import o1jax.loop.experiment  # noqa: F401
     from o1jax.loop.run import ask
 
     ask(_workdir(args), args.question, temperature=args.temperature)

@@ -3,20 +3,23 @@
 A queue of Q requests flows through B decoding rows. When enough rows have finished,
 the next requests are read into them inside the program (continuous refill), so the
 rows stay busy although lengths have a long tail. Every request draws from its own key,
-fold_in(key, request), so what is sampled for it depends neither on the rows beside it
-nor on the number of rows.
+so what is sampled for it depends neither on the rows beside it nor on their number.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from o1jax.config import configurable
+from o1jax.parallel.mesh import ROWS
 from o1jax.policy.policy import Policy
 from o1jax.rollout.sampling import (
     SamplingConfig,
@@ -64,6 +67,42 @@ class SampleStats:
 Sampler = Callable[[Params, jax.Array, Prompts], tuple[Trajectory, SampleStats]]
 
 
+def on_mesh(sampler: Sampler, mesh: Mesh) -> Sampler:
+    """The sampler, jitted, with the queue shared out over the mesh's row shards.
+
+    Each shard decodes its own requests: rows never talk to each other, and under plain
+    jit the partitioner would gather the caches, since it cannot see that. Only the
+    network's tensor axis communicates. Needs one key a request.
+    """
+    if math.prod(mesh.shape[axis] for axis in ROWS) == 1:
+        return jax.jit(sampler)
+
+    def local(
+        params: Params, key: jax.Array, prompts: Prompts
+    ) -> tuple[Trajectory, SampleStats]:
+        trajectory, stats = sampler(params, key, prompts)
+        return trajectory, jax.tree.map(lambda x: x[None], stats)
+
+    rows = PartitionSpec(ROWS)
+    shared = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), rows, rows),
+        out_specs=rows,
+        axis_names=set(ROWS),
+        check_vma=False,
+    )
+
+    def sample(
+        params: Params, key: jax.Array, prompts: Prompts
+    ) -> tuple[Trajectory, SampleStats]:
+        trajectory, stats = shared(params, key, prompts)
+        total = jax.tree.map(jnp.sum, stats)
+        return trajectory, total.replace(steps=jnp.max(stats.steps))
+
+    return jax.jit(sample)
+
+
 class _Requests(NamedTuple):
     """What is known of every request so far; the program's result."""
 
@@ -93,7 +132,8 @@ class _Loop(NamedTuple):
 def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
     """A function (params, key, prompts) -> (Trajectory, SampleStats); jit it.
 
-    A request with prompt_id -1 is padding and is not answered.
+    `key` is one key, of which request q gets fold_in(key, q), or a key for each request
+    [Q]. A request with prompt_id -1 is padding and is not answered.
     """
     sampling = config.sampling
 
@@ -105,13 +145,12 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
         B = min(config.rows, Q)
         R = config.refill_rows or max(1, B // 16)
         T = P + config.max_new_tokens
+        arange = jnp.arange(Q)
 
         params = policy.unstack(params)
-        uniform = jax.vmap(
-            lambda q: jax.random.uniform(
-                jax.random.fold_in(key, q), (config.max_new_tokens,)
-            )
-        )(jnp.arange(Q))
+        keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(arange)
+        draw_row = partial(jax.random.uniform, shape=(config.max_new_tokens,))
+        uniform = jax.vmap(draw_row)(keys)
 
         def read_in(loop: _Loop, count: int) -> _Loop:
             """Gives free rows, `count` at most, to the requests that wait."""

@@ -1,0 +1,48 @@
+"""The whole experiment: what an experiment file binds.
+
+Only loop/ sees it; every builder takes its own part. Importing this module registers
+every config class with o1jax.config.
+"""
+
+from dataclasses import dataclass, field
+
+from o1jax.config import configurable
+from o1jax.data.template import Template
+from o1jax.data.tokenizer import TokenizerConfig
+from o1jax.loop.evaluate import Evaluate
+from o1jax.loop.imitate import Imitate
+from o1jax.parallel.mesh import MeshConfig
+from o1jax.policy.policy import PolicyConfig
+from o1jax.rollout.decode import SamplerConfig
+from o1jax.tasks import Chain
+from o1jax.tasks.task import Task
+
+Stage = Imitate | Evaluate
+
+
+@configurable
+@dataclass(frozen=True)
+class Experiment:
+    """Stages, run in order on one policy; each hands its parameters to the next."""
+
+    title: str = "An experiment"
+    seed: int = 0
+    task: Task = field(default_factory=Chain)
+    template: Template = field(default_factory=Template)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    stages: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError("seed must not be negative")
+        if not self.stages:
+            raise ValueError("stages is empty: nothing to run")
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"stages: name {name!r} is not letters and digits")
+            if names.count(name) > 1:
+                raise ValueError(f"stages: two stages are named {name!r}")

@@ -1,0 +1,85 @@
+"""A quick look at held-out questions while training goes on.
+
+In: parameters. Out: greedy accuracy on a fixed set of validation questions, or for a
+dataset the held-out loss; cheap enough to be taken often. A stage may end once the
+accuracy is high enough.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+
+from o1jax.config import configurable
+from o1jax.data.stream import BatchStream
+from o1jax.learn.objectives import imitation
+from o1jax.loop.answer import Answerer
+from o1jax.loop.workdir import Workdir
+from o1jax.parallel.mesh import put_batch
+from o1jax.rollout.sampling import SamplingConfig
+from o1jax.tasks.task import Task
+from o1jax.types import Params
+
+
+@configurable
+@dataclass(frozen=True)
+class Probe:
+    """How often to look, at how many questions, and when that is enough."""
+
+    every: int = 0  # steps; 0: at the end of the stage only
+    problems: int = 128
+    stop_at: float = 0.0  # end the stage at this greedy accuracy; 0: never
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError("every must not be negative")
+        if self.problems < 1:
+            raise ValueError("problems must be at least 1")
+        if not 0 <= self.stop_at <= 1:
+            raise ValueError("stop_at must be in [0, 1]")
+        if self.stop_at and not self.every:
+            raise ValueError("stop_at needs every: how often to look")
+
+    def due(self, step: int) -> bool:
+        return self.every > 0 and step % self.every == 0
+
+    def reached(self, result: dict[str, float] | None) -> bool:
+        """Whether the stage may end."""
+        return bool(self.stop_at and result and result["accuracy"] >= self.stop_at)
+
+
+def build_probe(
+    run: Workdir, config: Probe, task: Task
+) -> Callable[[Params], dict[str, float]]:
+    """A function params -> {"accuracy"}: greedy, on validation questions of `task`."""
+    seed = run.experiment.seed
+    examples = [task.example(seed, "valid", i) for i in range(config.problems)]
+    answer = Answerer(
+        run, task, examples, SamplingConfig(temperature=0.0), chunk=config.problems
+    )
+
+    def probe(params: Params) -> dict[str, float]:
+        answers = answer(params, jax.random.key(0), 1)
+        return {"accuracy": float(answers.grades.mean())}
+
+    return probe
+
+
+def build_loss_probe(
+    run: Workdir, config: Probe, stream: BatchStream
+) -> Callable[[Params], dict[str, float]]:
+    """A function params -> {"valid_loss"}: nats a token on the stream's first rows."""
+    objective = imitation(run.policy)
+    batches = []
+    for batch in stream:
+        batches.append(put_batch(run.mesh, batch))
+        if sum(b.tokens.shape[0] for b in batches) >= config.problems:
+            break
+    total, weight = jax.jit(objective.total), jax.jit(objective.weight)
+
+    def probe(params: Params) -> dict[str, float]:
+        losses = [total(params, batch)[0] for batch in batches]
+        weights = [weight(batch) for batch in batches]
+        return {"valid_loss": float(sum(losses) / sum(weights))}
+
+    return probe

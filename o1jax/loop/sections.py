@@ -1,0 +1,143 @@
+"""Sections of the report, from the records of the stages.
+
+In: the finished stages. Out: tables and figures as inspect/report.py describes them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from o1jax.loop.workdir import StageRecord
+
+Section = dict[str, Any]
+
+
+def build(records: Sequence[StageRecord]) -> list[Section]:
+    """Training, then all evaluations side by side, then what later parts bring."""
+    trained = [r for r in records if r.kind == "imitate"]
+    evaluated = [r for r in records if r.kind == "evaluate"]
+    made = [_training(trained)] if trained else []
+    if evaluated:
+        made += [_accuracy(evaluated), _coverage(evaluated), _difficulty(evaluated)]
+    return made + [section for r in records for section in r.sections]
+
+
+def _training(records: Sequence[StageRecord]) -> Section:
+    rows = [
+        [
+            r.name,
+            r.steps,
+            r.results.get("accuracy"),
+            r.results.get("valid_loss"),
+            r.seconds,
+        ]
+        for r in records
+    ]
+    columns = ["stage", "steps", "greedy accuracy", "held-out loss", "seconds"]
+    keep = [i for i in range(5) if any(row[i] is not None for row in rows)]
+    return {
+        "name": "Training",
+        "text": "Accuracy is greedy, on validation questions of the stage's own task.",
+        "table": {
+            "columns": [columns[i] for i in keep],
+            "rows": [[row[i] for i in keep] for row in rows],
+        },
+        "figure": {
+            "kind": "curve",
+            "title": "Training",
+            "x_label": "optimizer step",
+            "series": [
+                {"metric": "loss", "label": "loss", "y_label": "loss (nats a token)"},
+                {"metric": "accuracy", "label": "held-out", "y_label": "accuracy"},
+            ],
+        },
+    }
+
+
+def _accuracy(records: Sequence[StageRecord]) -> Section:
+    rows = []
+    for record in records:
+        r = record.results
+        last = len(r["k"]) - 1
+        rows.append(
+            [
+                record.name,
+                r["greedy"],
+                r["pass_at_k"][0],
+                r["pass_at_k"][last],
+                r["majority_at_k"][last],
+                r["tokens_per_sample"],
+            ]
+        )
+    most, problems = records[-1].results["samples"], records[-1].results["problems"]
+    return {
+        "name": "Held-out accuracy",
+        "text": f"{problems} test questions, {most} samples each; 95 % intervals over "
+        "questions (greedy: Wilson; the rest: bootstrap).",
+        "table": {
+            "columns": [
+                "evaluation",
+                "greedy",
+                "pass@1",
+                f"pass@{most}",
+                f"majority@{most}",
+                "tokens a sample",
+            ],
+            "rows": rows,
+        },
+    }
+
+
+def _coverage(records: Sequence[StageRecord]) -> Section:
+    series, rows = [], []
+    for record in records:
+        r = record.results
+        tokens = [k * r["tokens_per_sample"] for k in r["k"]]
+        for name, values in (
+            ("pass", r["pass_at_k"]),
+            ("majority", r["majority_at_k"]),
+        ):
+            mean, lo, hi = (list(part) for part in zip(*values))
+            one = {"label": f"{name}@k {record.name}", "x": tokens, "y": mean}
+            one |= {"lo": lo, "hi": hi}
+            if name == "pass" and "fit" in r:
+                # In tokens: a k^b = a (x / t)^b with t tokens a sample.
+                a, b = r["fit"]["a"], r["fit"]["b"]
+                scaled = a * r["tokens_per_sample"] ** -b
+                one["fit"] = {"a": scaled, "b": b, "r2": r["fit"]["r2"]}
+                rows.append([record.name, a, b, r["fit"]["r2"]])
+            series.append(one)
+    return {
+        "name": "Coverage",
+        "text": "Chance that k samples hold a right one, and the law c = exp(a k^b).",
+        "table": {"columns": ["evaluation", "a", "b", "R2"], "rows": rows},
+        "figure": {
+            "kind": "coverage",
+            "title": "Coverage against compute",
+            "x_label": "generated tokens a question",
+            "y_label": "questions answered",
+            "series": series,
+        },
+    }
+
+
+def _difficulty(records: Sequence[StageRecord]) -> Section:
+    levels = sorted(
+        {int(d) for r in records for d in r.results["greedy_by_difficulty"]}
+    )
+    series = []
+    for record in records:
+        bins = record.results["greedy_by_difficulty"]
+        found = [bins.get(str(d), bins.get(d, [None] * 3)) for d in levels]
+        mean, lo, hi = (list(part) for part in zip(*found))
+        series.append({"label": record.name, "y": mean, "lo": lo, "hi": hi})
+    return {
+        "name": "By difficulty",
+        "figure": {
+            "kind": "bars",
+            "title": "Greedy accuracy by difficulty",
+            "x_label": "difficulty (steps)",
+            "y_label": "accuracy",
+            "categories": [str(d) for d in levels],
+            "series": series if len(levels) > 1 else [],
+        },
+    }

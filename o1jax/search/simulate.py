@@ -1,0 +1,279 @@
+"""The phases of one iteration, over all trees at once: select, expand, back up.
+
+Every phase is a loop over depth whose body handles one level of all B trees; a tree
+that is done or does not take part reads in place and writes to nowhere (an index out of
+bounds, which the scatter drops). A vmapped walk would copy the whole tree at each level.
+Rows are flat, tree * N + node, and stay within this batch: under a mesh the search runs
+inside shard_map.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from o1jax.search.select import Node, Widening, admitted
+from o1jax.search.tree import (
+    EDGE_FIELDS,
+    PENDING,
+    Edges,
+    Page,
+    Store,
+    Tree,
+    unvisited,
+)
+from o1jax.types import NodeEval, Params
+
+# ExpandFn(params, key, store, path, action) -> (evaluation, page), for M leaves a tree:
+#   store   [B, N, ...]   pages of all nodes
+#   path    i32[B, M, D]  node ids from the root to the node to expand; -1 behind it
+#   action  i32[B, M]     which child of it; -1: this row is not wanted, return anything
+#   evaluation            NodeEval of the child: prior f32[B, M, K], the others f32[B, M]
+#   page    [B, M, ...]   the child's own state
+ExpandFn = Callable[
+    [Params, jax.Array, Store, jax.Array, jax.Array], tuple[NodeEval, Page]
+]
+ScoreFn = Callable[[Node, Edges], jax.Array]  # f32[B, K]; the highest valid is taken
+
+
+class Leaf(NamedTuple):
+    """Where a walk ended, per tree. With several leaves an axis M comes first."""
+
+    length: jax.Array  # i32[B]  edges of the path
+    deepest: jax.Array  # i32[]  the largest length
+    new: jax.Array  # bool[B]  the last edge leads to no node yet
+    edge: jax.Array  # i32[B]  the last edge
+    value: jax.Array  # f32[B]  raw value of the node reached, if it is not new
+
+
+def last_node(path: jax.Array) -> jax.Array:
+    """i32[...]: the node at the end of path i32[..., D]; 0 for an unwanted row."""
+    depth = jnp.sum(path >= 0, axis=-1)
+    end = jnp.maximum(depth - 1, 0)
+    return jnp.maximum(jnp.take_along_axis(path, end[..., None], axis=-1)[..., 0], 0)
+
+
+class _Walk(NamedTuple):
+    """The carry of a walk; level d of every tree is done at once."""
+
+    depth: jax.Array  # i32[]
+    going: jax.Array  # bool[B]
+    at: jax.Array  # i32[B]  node id
+    node: Node
+    packed: jax.Array  # f32[B * N * K, EDGE_FIELDS]
+    paths: jax.Array  # i32[M, D, B]
+    leaf: Leaf
+
+
+def select(
+    tree: Tree,
+    paths: jax.Array,
+    m: jax.Array,
+    root_score: ScoreFn,
+    score: ScoreFn,
+    *,
+    widening: Widening,
+    virtual: bool,
+) -> tuple[Tree, jax.Array, Leaf]:
+    """Walk m of an iteration, down to an unvisited child, a finished node or depth D.
+
+    paths: i32[M, D, B], where the flat edge ids of walk m are written, B * N * K where
+    a tree has stopped; levels that no tree reached keep what was there. With `virtual`
+    the edges walked get a pending visit.
+    """
+    batch, nodes, children, _ = tree.edges.packed.shape
+    first = jnp.arange(batch, dtype=jnp.int32) * nodes
+    nowhere = batch * nodes * children
+    max_depth = paths.shape[1]
+
+    def step(walk: _Walk, score: ScoreFn) -> _Walk:
+        row = first + walk.at
+        rows = walk.packed.reshape(batch * nodes, children, EDGE_FIELDS)
+        edges = Edges(rows.at[row].get(mode="promise_in_bounds"))
+        open_ = admitted(walk.node, edges, widening)
+        scores = jnp.where(open_.valid, score(walk.node, open_), -jnp.inf)
+        action = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        edge = row * children + action
+        taken = Edges(walk.packed.at[edge].get(mode="promise_in_bounds"))
+        takes = walk.going & taken.valid
+        target = jnp.where(takes, edge, nowhere)
+        packed = walk.packed
+        if virtual:
+            packed = packed.at[target, PENDING].add(1.0, mode="drop")
+        leaf = walk.leaf
+        leaf = Leaf(
+            length=leaf.length + takes,
+            deepest=walk.depth + 1,
+            new=jnp.where(takes, taken.child < 0, leaf.new),
+            edge=jnp.where(takes, edge, leaf.edge),
+            value=jnp.where(takes, taken.raw_value, leaf.value),
+        )
+        going = takes & (taken.child >= 0) & (taken.discount != 0)
+        node = Node(taken.visits + taken.pending, taken.value, taken.raw_value)
+        at = jnp.where(going, taken.child, 0.0).astype(jnp.int32)
+        paths = walk.paths.at[m, walk.depth].set(target)
+        return _Walk(walk.depth + 1, going, at, node, packed, paths, leaf)
+
+    zeros = jnp.zeros(batch, jnp.int32)
+    start = _Walk(
+        depth=jnp.int32(0),
+        going=tree.live,
+        at=zeros,
+        node=Node(tree.root_visits + m, tree.root_value, tree.root_raw_value),
+        packed=tree.edges.packed.reshape(-1, EDGE_FIELDS),
+        paths=paths,
+        leaf=Leaf(
+            length=zeros,
+            deepest=jnp.int32(0),
+            new=jnp.zeros(batch, bool),
+            edge=zeros,
+            value=tree.root_raw_value,
+        ),
+    )
+    walk = jax.lax.while_loop(
+        lambda walk: (walk.depth < max_depth) & jnp.any(walk.going),
+        lambda walk: step(walk, score),
+        step(start, root_score),
+    )
+    packed = walk.packed.reshape(tree.edges.packed.shape)
+    return tree.replace(edges=Edges(packed)), walk.paths, walk.leaf
+
+
+def path_nodes(
+    paths: jax.Array, length: jax.Array, wanted: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    """i32[B, M, D]: the nodes that the edges of the paths leave; -1 off the path."""
+    _, nodes, children, _ = shape
+    _, depth, batch = paths.shape
+    first = jnp.arange(batch, dtype=jnp.int32) * nodes
+    on = wanted[:, None] & (jnp.arange(depth)[:, None] < length[:, None])
+    return jnp.where(on, paths // children - first, -1).transpose(2, 0, 1)
+
+
+class Expansion(NamedTuple):
+    """What is known of the leaves of an iteration after the network; all [M, B]."""
+
+    child: jax.Array  # f32  node id, existing or new
+    value: jax.Array  # f32  to back up from the leaf
+    reward: jax.Array  # f32
+    discount: jax.Array  # f32
+    counted: jax.Array  # bool  False if the pool had no room, or no walk took place
+
+
+def expand(
+    params: Params,
+    key: jax.Array,
+    tree: Tree,
+    paths: jax.Array,
+    leaves: Leaf,
+    fn: ExpandFn,
+) -> tuple[Tree, Expansion]:
+    """One call of the network for all new leaves; their nodes and pages are stored.
+
+    A leaf that another walk of this iteration reached before, or one that exists (it is
+    finished or at max_depth), wants no row. A tree whose pool is full is ended.
+    """
+    batch, nodes, children, _ = tree.edges.packed.shape
+    count = leaves.edge.shape[0]
+    # same[m, l]: walks m and l <= m end at the same new edge. The first one gets the row.
+    same = (leaves.edge[:, None] == leaves.edge[None]) & leaves.new[None]
+    same &= (jnp.arange(count)[:, None] >= jnp.arange(count))[..., None]
+    twin = jnp.argmax(same, axis=1)  # i32[M, B], the leaf itself where it is not new
+    twin = jnp.where(leaves.new, twin, jnp.arange(count)[:, None])
+    own = leaves.new & (twin == jnp.arange(count)[:, None])
+    child = tree.used + jnp.cumsum(own, axis=0) - own
+    wanted = own & (child < nodes)
+    child = jnp.take_along_axis(child, twin, axis=0)
+    dropped = leaves.new & (child >= nodes)
+
+    path = path_nodes(paths, leaves.length, wanted, tree.edges.packed.shape)
+    action = jnp.where(wanted, leaves.edge % children, -1).T
+    evaluation, page = fn(params, key, tree.store, path, action)
+
+    row = jnp.arange(batch) * nodes + child
+    row = jnp.where(wanted, row, batch * nodes).T.reshape(-1)  # [B * M]; out: dropped
+
+    def write(rows: jax.Array, new: jax.Array) -> jax.Array:
+        flat = rows.reshape(batch * nodes, *rows.shape[2:])
+        new = new.reshape(batch * count, *new.shape[2:])
+        return flat.at[row].set(new, mode="drop").reshape(rows.shape)
+
+    ended = jnp.any(dropped, axis=0)
+    tree = tree.replace(
+        edges=Edges(write(tree.edges.packed, unvisited(evaluation.prior))),
+        store=jax.tree.map(write, tree.store, page),
+        used=tree.used + jnp.sum(wanted, axis=0, dtype=jnp.int32),
+        exhausted=tree.exhausted | ended,
+        live=tree.live & ~ended,
+    )
+
+    def of_twin(x: jax.Array) -> jax.Array:  # f32[B, M] -> f32[M, B]
+        return jnp.take_along_axis(x.T, twin, axis=0).astype(jnp.float32)
+
+    return tree, Expansion(
+        child=child.astype(jnp.float32),
+        value=jnp.where(leaves.new, of_twin(evaluation.value), leaves.value),
+        reward=of_twin(evaluation.reward),
+        discount=of_twin(evaluation.discount),
+        counted=(leaves.length > 0) & ~dropped,
+    )
+
+
+def backup(
+    tree: Tree,
+    paths: jax.Array,
+    m: jax.Array,
+    leaves: Leaf,
+    found: Expansion,
+    *,
+    virtual: bool,
+) -> Tree:
+    """Adds simulation m to every edge of its path, from the leaf up to the root.
+
+    G_d = r_d + discount_d G_{d+1};  value += (G_{d+1} - value) / (visits + 1), written
+    as (value visits + G) / (visits + 1). Virtual visits are taken back.
+    """
+    shape = tree.edges.packed.shape
+    leaf, found = jax.tree.map(lambda x: x[m], (leaves, found))
+
+    def level(step: jax.Array, carry: tuple) -> tuple:
+        packed, value = carry
+        depth = leaf.deepest - 1 - step
+        edge = paths[m, depth]
+        old = Edges(packed.at[edge].get(mode="clip"))
+        last = depth == leaf.length - 1
+        new = last & leaf.new
+        mean = (old.value * old.visits + value) / (old.visits + 1.0)
+        reward = jnp.where(new, found.reward, old.reward)
+        discount = jnp.where(new, found.discount, old.discount)
+        updated = jnp.stack(
+            [
+                old.logprior,
+                old.visits + 1.0,
+                old.pending,
+                jnp.where(last, value, mean),  # a leaf's value is the network's
+                jnp.where(new, value, old.raw_value),
+                reward,
+                discount,
+                jnp.where(new, found.child, old.child),
+            ],
+            axis=-1,
+        )
+        updated = jnp.where(found.counted[:, None], updated, old.packed)
+        if virtual:
+            updated = updated.at[:, PENDING].add(-1.0)
+        on = depth < leaf.length
+        value = jnp.where(on, reward + discount * value, value)
+        return packed.at[edge].set(updated, mode="drop"), value
+
+    packed, value = jax.lax.fori_loop(
+        0, leaf.deepest, level, (tree.edges.packed.reshape(-1, shape[-1]), found.value)
+    )
+    visits = tree.root_visits
+    mean = (tree.root_value * visits + value) / (visits + 1.0)
+    return tree.replace(
+        edges=Edges(packed.reshape(shape)),
+        root_visits=visits + found.counted,
+        root_value=jnp.where(found.counted, mean, tree.root_value),
+    )
