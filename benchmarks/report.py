@@ -163,7 +163,7 @@ def comparison(
     return rows
 
 
-COLUMNS = ["case", "peer", "ratio", "rounds", "goal", "o1jax", "peer", "o1jax: {}"]
+COLUMNS = ["case", "peer", "ratio", "spread", "goal", "o1jax", "peer", "o1jax: {}"]
 COLUMNS += ["peer: {}", "o1jax compile", "peer compile"]
 
 
