@@ -22,15 +22,13 @@ def tiny(**overrides):
     config = PolicyConfig(**TINY | {"dtype": "float32"} | overrides)
     policy = build_policy(config)
     rng = np.random.default_rng(7)
-    params = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(
-        jax.eval_shape(policy.init, jax.random.key(0))
-    ):
-        *folders, name = (entry.key for entry in path)
-        inner = functools.reduce(lambda d, key: d.setdefault(key, {}), folders, params)
-        around = 1.0 if name == "scale" else 0.0
-        inner[name] = jnp.asarray(rng.normal(around, 0.3, leaf.shape), leaf.dtype)
-    return config, policy, params
+
+    def fill(path, leaf):
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(center, 0.3, leaf.shape), leaf.dtype)
+
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    return config, policy, jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 @pytest.fixture(scope="session")
