@@ -147,21 +147,26 @@ def test_requests_with_keys_of_their_own_may_come_in_any_order(plain, jit):
     same(trajectory, jax.tree.map(lambda x: x[order], expected))
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_in_bfloat16_the_trainer_agrees_to_its_rounding(make, jit, temperature):
+@pytest.mark.parametrize(
+    "sampling", [SamplingConfig(0.7), SamplingConfig(1.0, 3, 0.8)], ids=str
+)
+def test_in_bfloat16_the_trainer_agrees_to_its_rounding(make, jit, sampling):
     _, policy, params = make(qk_norm=True, dtype="bfloat16", cache_chunk=64)
-    sampling = SamplingConfig(temperature)
     sampler = sampler_of(jit, policy, REFILL, sampling)
     trajectory, _ = sampler(params, jax.random.key(0), PROMPTS)
     logprob, value = trained(jit, policy, params, trajectory, sampling)
-    mask = trajectory.response_mask
-    rms = lambda x: float(jnp.sqrt(jnp.sum(x**2 * mask) / jnp.sum(mask)))
+    # Where rounding moves a token over the border of top-k or top-p, the trainer gives
+    # -inf to it, or another share to the rest (1 in 80 at worst, 512 tokens, top-k 5).
+    mask = np.asarray(trajectory.response_mask & jnp.isfinite(logprob))
+    assert mask.sum() >= 0.95 * np.sum(trajectory.response_mask)
+    typical = lambda x: 1.5 * np.median(np.abs(x)[mask])  # sigma, without the tails
     # Sampler and trainer each round some 25 times by 2^-9 on the way to a number (see
     # test_policy_forward); independent, that is 5 * sqrt(2) * 2^-9 = 1.4 % of a logit
     # between the two. Logits here have standard deviation 1.4, so 2 % of a nat.
     bound = 5 * 2**0.5 * 2.0**-9
-    assert rms(trajectory.logprob - logprob) < 2 * 1.4 * bound / temperature
-    assert rms(trajectory.value - value) < 2 * bound * rms(value)
+    error = typical(trajectory.logprob - logprob)
+    assert 0 < error < 2 * 1.4 * bound / sampling.temperature
+    assert 0 < typical(trajectory.value - value) < 2 * bound * typical(value)
 
 
 def test_other_values_of_the_same_shapes_compile_nothing(plain):
