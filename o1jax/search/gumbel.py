@@ -1,9 +1,9 @@
 """Gumbel MuZero: sequential halving at the root, completed values everywhere.
 
-In: the node and its edges as in select.py, and the root's Gumbel noise. Out: scores, the
-action to take, and the improved policy softmax(logits + sigma(completed q)), which is at
-least as good as the prior even after few simulations. Source: Danihelka et al. 2022,
-"Policy improvement by planning with Gumbel"; numbers and defaults as in mctx.
+In: the node and its edges as in select.py, and the root's Gumbel noise. Out: scores,
+the action to take, and the improved policy softmax(logits + sigma(completed q)), which
+is at least as good as the prior even after few simulations. Source: Danihelka et al.
+2022, "Policy improvement by planning with Gumbel"; numbers and defaults as in mctx.
 """
 
 import math
@@ -42,8 +42,8 @@ class Gumbel:
 def halving_schedule(considered: int, simulations: int) -> list[int]:
     """Visits that a child must have to be next, by simulation.
 
-    Each round gives every remaining child the same number of visits and keeps the better
-    half, down to two.
+    Each round gives every remaining child the same number of visits and keeps the
+    better half, down to two.
     """
     if considered <= 1:
         return list(range(simulations))
@@ -65,9 +65,9 @@ def halving_table(considered: int, simulations: int) -> np.ndarray:
 
 
 def sigma_completed(node: Node, edges: Edges, config: Gumbel) -> jax.Array:
-    """Scaled Q of every child, f32[B, K]; a child without a visit gets the mixed value.
+    """Scaled Q of every child, f32[B, K]; without a visit it is the mixed value.
 
-    v_mix = (v + N sum_visited(p q) / sum_visited(p)) / (1 + N), N the children's visits.
+    v_mix = (v + N sum_visited(p q) / sum_visited(p)) / (1 + N), N the visits of all.
     """
     visited = edges.visits > 0
     prior = jnp.maximum(jnp.exp(edges.logprior), jnp.finfo(jnp.float32).tiny)

@@ -8,7 +8,6 @@ times per tree, evaluates the new leaves in one call of the network, and backs u
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -41,7 +40,7 @@ class Mcts:
     rule: Rule = "puct"
     max_depth: int = 0  # edges from the root; 0: as many as the pool allows
     nodes: int = 0  # of the pool of a tree; 0: one a simulation, and the root
-    virtual_loss: float = 0.0  # a pending walk counts as having returned so much less
+    virtual_loss: float = 1.0  # a pending walk counts as having returned so much less
     puct: Puct = field(default_factory=Puct)
     ucb: Ucb = field(default_factory=Ucb)
     gumbel: Gumbel = field(default_factory=Gumbel)
@@ -130,8 +129,8 @@ def mcts(
 ) -> SearchResult:
     """Searches from roots already evaluated: root [B, ...], page the pytree [B, ...].
 
-    ValueError if the shapes do not fit. On a mesh call it inside shard_map over the data
-    axes, with a key per shard: it has no collective of its own.
+    On a mesh call it inside shard_map over the data axes, with a key per shard: it has
+    no collective of its own.
     """
     tree = plant(root, page, nodes=config.pool)
     return grow(params, key, tree, expand_fn, config)
@@ -140,8 +139,8 @@ def mcts(
 def grow(
     params: Params, key: jax.Array, tree: Tree, expand_fn: ExpandFn, config: Mcts
 ) -> SearchResult:
-    """Adds config.simulations to trees that may hold some already (see reuse.advance)."""
-    batch, nodes, children, _ = tree.edges.packed.shape
+    """Adds config.simulations to trees that may hold some already (reuse.advance)."""
+    batch, nodes, _, _ = tree.edges.packed.shape
     max_depth = min(config.max_depth or nodes, nodes)
     virtual = config.leaves > 1
     key, noise_key = jax.random.split(key)

@@ -1,10 +1,10 @@
 """The phases of one iteration, over all trees at once: select, expand, back up.
 
 Every phase is a loop over depth whose body handles one level of all B trees; a tree
-that is done or does not take part reads in place and writes to nowhere (an index out of
-bounds, which the scatter drops). A vmapped walk would copy the whole tree at each level.
-Rows are flat, tree * N + node, and stay within this batch: under a mesh the search runs
-inside shard_map.
+that is done or does not take part reads in place and writes to nowhere (an index out
+of bounds, which the scatter drops). A vmapped walk would copy the whole tree at each
+level. Rows are flat, tree * N + node, and stay within this batch: under a mesh the
+search runs inside shard_map.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ from o1jax.types import NodeEval, Params
 # ExpandFn(params, key, store, path, action) -> (evaluation, page), for M leaves a tree:
 #   store   [B, N, ...]   pages of all nodes
 #   path    i32[B, M, D]  node ids from the root to the node to expand; -1 behind it
-#   action  i32[B, M]     which child of it; -1: this row is not wanted, return anything
-#   evaluation            NodeEval of the child: prior f32[B, M, K], the others f32[B, M]
+#   action  i32[B, M]     which child of it; -1: the row is not wanted, return anything
+#   evaluation            NodeEval of the child: prior f32[B, M, K], others f32[B, M]
 #   page    [B, M, ...]   the child's own state
 ExpandFn = Callable[
     [Params, jax.Array, Store, jax.Array, jax.Array], tuple[NodeEval, Page]
@@ -147,8 +147,10 @@ def path_nodes(
     _, nodes, children, _ = shape
     _, depth, batch = paths.shape
     first = jnp.arange(batch, dtype=jnp.int32) * nodes
-    on = wanted[:, None] & (jnp.arange(depth)[:, None] < length[:, None])
-    return jnp.where(on, paths // children - first, -1).transpose(2, 0, 1)
+    level = jnp.arange(depth)[None, :, None]
+    on = wanted[:, None] & (level < length[:, None])
+    ids = paths // children - first[None, None]
+    return jnp.where(on, ids, -1).transpose(2, 0, 1)
 
 
 class Expansion(NamedTuple):
@@ -159,6 +161,15 @@ class Expansion(NamedTuple):
     reward: jax.Array  # f32
     discount: jax.Array  # f32
     counted: jax.Array  # bool  False if the pool had no room, or no walk took place
+
+
+def _first_twin(leaves: Leaf) -> jax.Array:
+    """i32[M, B]: the first walk that ends at the same new edge; m itself if not new."""
+    count = leaves.edge.shape[0]
+    same = (leaves.edge[:, None] == leaves.edge[None]) & leaves.new[None]
+    same &= jnp.tri(count, dtype=bool)[..., None]  # [m, l, B]: only l <= m
+    own = jnp.arange(count)[:, None]
+    return jnp.where(leaves.new, jnp.argmax(same, axis=1), own)
 
 
 def expand(
@@ -176,13 +187,9 @@ def expand(
     """
     batch, nodes, children, _ = tree.edges.packed.shape
     count = leaves.edge.shape[0]
-    # same[m, l]: walks m and l <= m end at the same new edge. The first one gets the row.
-    same = (leaves.edge[:, None] == leaves.edge[None]) & leaves.new[None]
-    same &= (jnp.arange(count)[:, None] >= jnp.arange(count))[..., None]
-    twin = jnp.argmax(same, axis=1)  # i32[M, B], the leaf itself where it is not new
-    twin = jnp.where(leaves.new, twin, jnp.arange(count)[:, None])
+    twin = _first_twin(leaves)
     own = leaves.new & (twin == jnp.arange(count)[:, None])
-    child = tree.used + jnp.cumsum(own, axis=0) - own
+    child = tree.used[None] + jnp.cumsum(own, axis=0) - own
     wanted = own & (child < nodes)
     child = jnp.take_along_axis(child, twin, axis=0)
     dropped = leaves.new & (child >= nodes)
@@ -191,7 +198,7 @@ def expand(
     action = jnp.where(wanted, leaves.edge % children, -1).T
     evaluation, page = fn(params, key, tree.store, path, action)
 
-    row = jnp.arange(batch) * nodes + child
+    row = (jnp.arange(batch) * nodes)[None] + child
     row = jnp.where(wanted, row, batch * nodes).T.reshape(-1)  # [B * M]; out: dropped
 
     def write(rows: jax.Array, new: jax.Array) -> jax.Array:
