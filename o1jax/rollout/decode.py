@@ -71,8 +71,9 @@ def on_mesh(sampler: Sampler, mesh: Mesh) -> Sampler:
     """The sampler, jitted, with the queue shared out over the mesh's row shards.
 
     Each shard decodes its own requests: rows never talk to each other, and under plain
-    jit the partitioner would gather the caches, since it cannot see that. Only the
-    network's tensor axis communicates. Needs one key a request.
+    jit the partitioner would gather the caches, since it cannot see that. Devices along
+    the tensor axis do the same work: shards differ in their number of steps, so any
+    communication inside the loop would wait for ever. Needs one key a request.
     """
     if math.prod(mesh.shape[axis] for axis in ROWS) == 1:
         return jax.jit(sampler)
@@ -89,7 +90,6 @@ def on_mesh(sampler: Sampler, mesh: Mesh) -> Sampler:
         mesh=mesh,
         in_specs=(PartitionSpec(), rows, rows),
         out_specs=rows,
-        axis_names=set(ROWS),
         check_vma=False,
     )
 
