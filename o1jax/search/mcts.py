@@ -129,8 +129,8 @@ def mcts(
 ) -> SearchResult:
     """Searches from roots already evaluated: root [B, ...], page the pytree [B, ...].
 
-    On a mesh call it inside shard_map over the data axes, with a key per shard: it has
-    no collective of its own.
+    On a mesh call it inside shard_map over the data axes (check_vma=False), with a key
+    per shard: it has no collective of its own.
     """
     tree = plant(root, page, nodes=config.pool)
     return grow(params, key, tree, expand_fn, config)
