@@ -124,8 +124,9 @@ def attend_cached(q: jax.Array, k: Chunks, v: Chunks, length: jax.Array) -> jax.
 
         return branch
 
-    ends = np.cumsum([c.shape[2] for c in k])
-    index = jnp.searchsorted(jnp.array(ends), jnp.max(length))
+    index, longest = 0, jnp.max(length)
+    for end in np.cumsum([c.shape[2] for c in k])[:-1]:
+        index += (longest > end).astype(jnp.int32)
     return jax.lax.switch(index, [over(i + 1) for i in range(len(k))], k, v)
 
 

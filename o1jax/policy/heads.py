@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from o1jax.policy.transformer import product
+
 
 class Unembed(nn.Module):
     """Logits [..., V] from hidden states [..., D]."""
@@ -17,8 +19,7 @@ class Unembed(nn.Module):
     def __call__(self, h: jax.Array) -> jax.Array:
         init = nn.initializers.truncated_normal(h.shape[-1] ** -0.5)
         kernel = self.param("kernel", init, (h.shape[-1], self.vocab))
-        kernel = kernel.astype(h.dtype)
-        return jnp.dot(h, kernel, preferred_element_type=jnp.float32)
+        return product(h, kernel.astype(h.dtype), jnp.float32)
 
 
 class ScalarHead(nn.Module):
@@ -29,4 +30,4 @@ class ScalarHead(nn.Module):
         zeros = nn.initializers.zeros
         kernel = self.param("kernel", zeros, (h.shape[-1], 1))
         bias = self.param("bias", zeros, (1,))
-        return (h.astype(jnp.float32) @ kernel)[..., 0] + bias[0]
+        return product(h.astype(jnp.float32), kernel)[..., 0] + bias[0]

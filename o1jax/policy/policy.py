@@ -268,7 +268,8 @@ class _Network:
         B = token.shape[0]
         chex.assert_shape(cache.length, (B,))
         position = cache.length
-        angles = self.rotation(position[:, None])
+        # Behind a barrier, or XLA computes sines anew in front of each use.
+        angles = jax.lax.optimization_barrier(self.rotation(position[:, None]))
         h = self.embed.apply({"params": params["embed"]}, token, self.dtype)[:, None]
         keys, values = [], []
 

@@ -22,6 +22,17 @@ def _normal(fan_in: int) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(fan_in**-0.5)
 
 
+def product(
+    x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None
+) -> jax.Array:
+    """x [..., M] times kernel [M, N], over one axis of rows, summed in `dtype`.
+
+    With two axes of rows XLA's gradient on CPU copies a transpose first: 1.2x slower.
+    """
+    flat = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * scale, computed in f32."""
 
@@ -54,7 +65,7 @@ class Attention(nn.Module):
         D, K, G, E = x.shape[-1], self.kv_heads, self.group, self.head_width
         qkv = self.param("qkv", _normal(D), (D, K, G + 2, E)).astype(x.dtype)
         o = self.param("o", _normal(K * G * E), (K, G, E, D)).astype(x.dtype)
-        h = (x @ qkv.reshape(D, -1)).reshape(*x.shape[:-1], K, G + 2, E)
+        h = product(x, qkv.reshape(D, -1)).reshape(*x.shape[:-1], K, G + 2, E)
         q, k, v = h[..., :G, :], h[..., G, :], h[..., G + 1, :]
         if self.qk_norm:
             q = RMSNorm(self.eps, name="q_norm")(q)
@@ -62,7 +73,7 @@ class Attention(nn.Module):
         q = rotate(q.reshape(*x.shape[:-1], K * G, E), rotation)
         k = rotate(k, rotation)
         out = attend(q.reshape(*x.shape[:-1], K, G, E), k, v)
-        return out.reshape(*x.shape[:-1], -1) @ o.reshape(-1, D)
+        return product(out.reshape(*x.shape[:-1], -1), o.reshape(-1, D))
 
 
 class SwiGLU(nn.Module):
@@ -75,8 +86,9 @@ class SwiGLU(nn.Module):
         D, F = x.shape[-1], self.ff
         gate_up = self.param("gate_up", _normal(D), (D, 2, F)).astype(x.dtype)
         down = self.param("down", _normal(F), (F, D)).astype(x.dtype)
-        h = jnp.einsum("...d,dcf->...cf", x, gate_up)  # F stays whole: it is sharded
-        return (nn.silu(h[..., 0, :]) * h[..., 1, :]) @ down
+        # One einsum, not a reshape to [D, 2 F]: F is sharded.
+        h = jnp.einsum("nd,dcf->ncf", x.reshape(-1, D), gate_up)
+        return ((nn.silu(h[:, 0]) * h[:, 1]) @ down).reshape(x.shape)
 
 
 class Block(nn.Module):

@@ -27,7 +27,7 @@ from o1jax.rollout.sampling import (
     sampling_logprobs,
     token_logprob,
 )
-from o1jax.types import KVCache, Params, PolicyOutput, Prompts, Trajectory
+from o1jax.types import KVCache, Params, Prompts, Trajectory
 
 
 @configurable
@@ -117,7 +117,8 @@ class _Rows(NamedTuple):
     """What is being decoded."""
 
     request: jax.Array  # i32[B]  index into the queue; Q where the row is free
-    output: PolicyOutput  # [B, ...]  about the next token
+    logits: jax.Array  # f32[B, V]  of the next token
+    value: jax.Array  # f32[B]
     cache: KVCache
 
 
@@ -167,11 +168,12 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
             cache = jax.tree.map(fill, rows.cache, cache)
             answered = prompts.prompt_id[at] >= 0
             request = fill(rows.request, jnp.where(answered, queued, Q))
-            output = jax.tree.map(fill, rows.output, output)
+            logits = fill(rows.logits, output.logits)
+            value = fill(rows.value, output.value)
             return loop._replace(
                 waiting=first + jnp.sum(queued < Q),
                 prefill=loop.prefill + count * P,
-                rows=_Rows(request, output, cache),
+                rows=_Rows(request, logits, value, cache),
             )
 
         def emit(loop: _Loop) -> tuple[_Loop, jax.Array]:
@@ -180,7 +182,7 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
             busy = rows.request < Q
             at = jnp.minimum(rows.request, Q - 1)
             position = rows.cache.length
-            logprobs = sampling_logprobs(rows.output.logits, sampling)
+            logprobs = sampling_logprobs(rows.logits, sampling)
             drawn = uniform[at, position - prompts.length[at]]
             token = draw(drawn, logprobs, sampling)
             stopped = jnp.isin(token, jnp.array(config.stop_ids, jnp.int32))
@@ -192,7 +194,7 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
             requests = _Requests(
                 tokens=put(requests.tokens, token),
                 logprob=put(requests.logprob, token_logprob(logprobs, token)),
-                value=put(requests.value, rows.output.value),
+                value=put(requests.value, rows.value),
                 length=requests.length.at[rows.request].set(length, mode="drop"),
                 finished=requests.finished.at[rows.request].set(stopped, mode="drop"),
             )
@@ -201,18 +203,16 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
                 rows=rows._replace(request=request), requests=requests
             ), token
 
+        def refillable(loop: _Loop) -> jax.Array:
+            free = jnp.sum(loop.rows.request == Q)
+            return (loop.waiting < Q) & (free >= R)
+
         def body(loop: _Loop) -> _Loop:
             if B < Q:
-                free = jnp.sum(loop.rows.request == Q)
-                loop = jax.lax.cond(
-                    (loop.waiting < Q) & (free >= R),
-                    lambda loop: read_in(loop, R),
-                    lambda loop: loop,
-                    loop,
-                )
+                loop = jax.lax.while_loop(refillable, lambda x: read_in(x, R), loop)
             loop, token = emit(loop)
             output, cache = policy.step(params, loop.rows.cache, token)
-            rows = _Rows(loop.rows.request, output, cache)
+            rows = _Rows(loop.rows.request, output.logits, output.value, cache)
             return loop._replace(step=loop.step + 1, rows=rows)
 
         def unfinished(loop: _Loop) -> jax.Array:
@@ -259,7 +259,8 @@ def _begin(policy: Policy, params: Params, prompts: Prompts, B: int, T: int) -> 
     )
     rows = _Rows(
         request=jnp.full(B, Q),
-        output=jax.tree.map(empty, output),
+        logits=empty(output.logits),
+        value=empty(output.value),
         cache=jax.tree.map(empty, cache),
     )
     zero = jnp.int32(0)

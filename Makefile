@@ -1,0 +1,33 @@
+# Every target does its own set-up in .venv; `make test` and `make quickstart` are all
+# that a newcomer needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/quickstart
+
+.PHONY: help quickstart test lint bench clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# The package is linked, not copied: a change to the code needs no new set-up.
+$(VENV)/.ready: setup.cfg requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -e '.[test]'
+	@touch $@
+
+quickstart: $(VENV)/.ready  ## Train, evaluate and report in minutes on a laptop
+	$(BIN)/o1jax run experiments/quickstart.gin --workdir $(WORKDIR)
+
+test: $(VENV)/.ready  ## Run the tests (CPU, minutes)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready  ## Check style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+bench: $(VENV)/.ready  ## Measure beside transformers, tunix and torch (installs them)
+	$(BIN)/python benchmarks/run.py
+
+clean:  ## Remove the environment and what tools left behind
+	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache build *.egg-info
