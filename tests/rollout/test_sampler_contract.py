@@ -75,7 +75,7 @@ def check_shape(trajectory):
 
 # Every setting with all rows at once, and some with a refill into a chunked cache.
 CASES = [(AT_ONCE, SMALL, sampling) for sampling in GRID]
-CASES += [(REFILL, dict(), sampling) for sampling in (GRID[0], GRID[7], GRID[8])]
+CASES += [(REFILL, dict(), sampling) for sampling in (GRID[0], GRID[7])]
 
 
 @pytest.mark.parametrize("shape, size, sampling", CASES, ids=str)
@@ -160,10 +160,10 @@ def test_in_bfloat16_the_trainer_agrees_to_its_rounding(make, jit, sampling):
     mask = np.asarray(trajectory.response_mask & jnp.isfinite(logprob))
     assert mask.sum() >= 0.95 * np.sum(trajectory.response_mask)
     typical = lambda x: 1.5 * np.median(np.abs(x)[mask])  # sigma, without the tails
-    # Sampler and trainer each round some 25 times by 2^-9 on the way to a number (see
-    # test_policy_forward); independent, that is 5 * sqrt(2) * 2^-9 = 1.4 % of a logit
-    # between the two. Logits here have standard deviation 1.4, so 2 % of a nat.
-    bound = 5 * 2**0.5 * 2.0**-9
+    # Sampler and trainer each round some 25 times by 2^-9 on the way through the layers
+    # (see test_policy_forward); independent, that is sqrt(50) * 2^-9 = 1.4 % of a logit
+    # between the two. Logits here have standard deviation 1.4. Within a factor of 2.
+    bound = 50**0.5 * 2.0**-9
     error = typical(trajectory.logprob - logprob)
     assert 0 < error < 2 * 1.4 * bound / sampling.temperature
     assert 0 < typical(trajectory.value - value) < 2 * bound * typical(value)
