@@ -130,10 +130,10 @@ def root_score(
 
 
 def root_choice(
-    node: Node, edges: Edges, noise: jax.Array, config: Gumbel
+    node: Node, edges: Edges, noise: jax.Array, start: jax.Array, config: Gumbel
 ) -> jax.Array:
-    """i32[B]: the best of the most visited children by noise + logits + sigma(q)."""
-    visits = jnp.where(edges.valid, edges.visits, -1.0)
+    """i32[B]: best by noise + logits + sigma(q) of the most visited since `start`."""
+    visits = jnp.where(edges.valid, edges.visits - start, -1.0)
     most = jnp.max(visits, axis=-1, keepdims=True)
     score = considered_score(node, edges, noise, visits == most, config)
     return jnp.argmax(score, axis=-1).astype(jnp.int32)

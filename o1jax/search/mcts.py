@@ -115,7 +115,7 @@ def _scores(config: Mcts, key: jax.Array, root: Edges) -> _Scores:
         lambda n, e: gumbel_rule.root_score(n, e, noise, start, table, own),
         lambda n, e: gumbel_rule.interior_score(n, e, own, loss),
         lambda n, e: gumbel_rule.improved_policy(n, e, own),
-        lambda n, e: gumbel_rule.root_choice(n, e, noise, own),
+        lambda n, e: gumbel_rule.root_choice(n, e, noise, start, own),
     )
 
 
@@ -151,27 +151,25 @@ def grow(
     scores = _scores(config, noise_key, roots)
     before = tree
 
-    def walk(tree: Tree, paths: jax.Array, m: jax.Array) -> tuple:
-        return select(
-            tree,
-            paths,
+    def walk(carry: tuple[Tree, jax.Array], m: jax.Array) -> tuple:
+        tree, paths, leaf = select(
+            *carry,
             m,
             scores.root,
             scores.interior,
             widening=config.widening,
             virtual=virtual,
         )
+        return (tree, paths), leaf
 
     def iteration(carry: tuple) -> tuple:
         i, tree, paths = carry
         if virtual:
             (tree, paths), leaves = jax.lax.scan(
-                lambda c, m: ((r := walk(*c, m))[:2], r[2]),
-                (tree, paths),
-                jnp.arange(config.leaves),
+                walk, (tree, paths), jnp.arange(config.leaves)
             )
         else:
-            tree, paths, leaf = walk(tree, paths, 0)
+            (tree, paths), leaf = walk((tree, paths), 0)
             leaves = jax.tree.map(lambda x: x[None], leaf)
         tree, found = expand(
             params, jax.random.fold_in(key, i), tree, paths, leaves, expand_fn

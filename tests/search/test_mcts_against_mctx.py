@@ -13,7 +13,7 @@ from toys import random_game, root_of, search
 from o1jax.search.mcts import Mcts
 
 # simulations, children, trees, max_depth (0: none), invalid children at the root
-PUCT = [(8, 2, 3, 0, False), (64, 16, 32, 3, True), (512, 4, 16, 0, True)]
+PUCT = [(8, 2, 3, 3, False), (128, 16, 32, 4, True), (512, 4, 16, 0, True)]
 GUMBEL = [(33, 16, 32, 3, True), (512, 4, 5, 0, False)]
 
 

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from o1jax.search.gumbel import Gumbel, halving_schedule, halving_table
+from o1jax.search.gumbel import (
+    Gumbel,
+    halving_schedule,
+    halving_table,
+    improved_policy,
+    sigma_completed,
+)
 from o1jax.search.mcts import Mcts
 from o1jax.search.select import (
     Node,
@@ -31,14 +37,15 @@ def edges(prior, visits, value):
     return Edges(packed.at[..., DISCOUNT].set(1.0))  # so that q = value
 
 
-def test_puct_by_hand():
+@pytest.mark.parametrize("base", [19652, 2])
+def test_puct_by_hand(base):
     # N=6, V=.5. q: .8 and .3 visited, so lowest .3, highest .8; child 2 gets q = 0.
-    # prior term: sqrt(6) * (1.25 + log((6 + 19652 + 1) / 19652)) * p / (n + 1).
-    weight = math.sqrt(6) * (1.25 + math.log(19659 / 19652))
+    # prior term: sqrt(6) * (1.25 + log((6 + base + 1) / base)) * p / (n + 1).
+    weight = math.sqrt(6) * (1.25 + math.log((6 + base + 1) / base))
     expected = [1 + weight * 0.5 / 4, 0 + weight * 0.2 / 3, 0 + weight * 0.3 / 1]
     children = edges([0.5, 0.2, 0.3], [3.0, 2.0, 0.0], [0.8, 0.3, 0.0])
     np.testing.assert_allclose(
-        puct_score(NODE, children, Puct(), 0.0)[0], expected, rtol=1e-5
+        puct_score(NODE, children, Puct(pb_c_base=base), 0.0)[0], expected, rtol=1e-5
     )
 
 
@@ -71,9 +78,10 @@ def test_widening_admits_valid_children_in_their_order(visits, admits):
     np.testing.assert_allclose(jnp.sum(jnp.exp(found.logprior)), 1.0, rtol=1e-6)
 
 
-def test_noise_is_a_distribution_over_the_valid_children():
+@pytest.mark.parametrize("alpha", [0.3, 3.0])
+def test_noise_is_a_distribution_over_the_valid_children(alpha):
     children = edges([0.7, 0.0, 0.3], [0.0] * 3, [0.0] * 3)
-    config = Puct(dirichlet_fraction=0.25)
+    config = Puct(dirichlet_fraction=0.25, dirichlet_alpha=alpha)
     noisy = jax.vmap(lambda key: with_noise(key, children, config).logprior[0])(
         jax.random.split(jax.random.key(0), 4000)
     )
@@ -82,8 +90,30 @@ def test_noise_is_a_distribution_over_the_valid_children():
     assert (prior[:, 1] == 0).all()
     # Dirichlet(a, a) has mean 1/2 and variance 1 / (4 (2a + 1)).
     np.testing.assert_allclose(prior[:, 0].mean(), 0.75 * 0.7 + 0.25 * 0.5, atol=0.01)
-    spread = 0.25 * math.sqrt(1 / (4 * (2 * 0.3 + 1)))
+    spread = 0.25 * math.sqrt(1 / (4 * (2 * alpha + 1)))
     np.testing.assert_allclose(prior[:, 0].std(), spread, rtol=0.05)
+
+
+def test_gumbel_scores_by_hand():
+    # Child 2 has no visit. p of the visited .5, .2; mean q (.5 .8 + .2 .3) / .7;
+    # mixed with the network's value .2 by N = 5: (.2 + 5 mean) / 6.
+    mixed = (0.2 + 5 * (0.5 * 0.8 + 0.2 * 0.3) / 0.7) / 6
+    children = edges([0.5, 0.2, 0.3], [3.0, 2.0, 0.0], [0.8, 0.3, 0.0])
+    completed = np.array([0.8, 0.3, mixed])
+    for config, expected in [
+        (Gumbel(), (50 + 3) * 0.1 * (completed - 0.3) / 0.5),
+        (Gumbel(value_scale=1.0), (50 + 3) * 1.0 * (completed - 0.3) / 0.5),
+        (Gumbel(maxvisit_init=7.0), (7 + 3) * 0.1 * (completed - 0.3) / 0.5),
+        (Gumbel(rescale=False), (50 + 3) * 0.1 * completed),
+    ]:
+        sigma = sigma_completed(NODE, children, config)
+        np.testing.assert_allclose(sigma[0], expected, rtol=1e-5, atol=1e-6)
+        improved = np.array([0.5, 0.2, 0.3]) * np.exp(expected)
+        np.testing.assert_allclose(
+            improved_policy(NODE, children, config)[0],
+            improved / improved.sum(),
+            rtol=1e-4,
+        )
 
 
 def test_halving_gives_each_round_the_same_share():

@@ -13,6 +13,7 @@ from o1jax.search.simulate import Expansion, Leaf, backup, expand, select
 from o1jax.search.tree import VISITS, Edges, plant
 
 NODES, CHILDREN, DEPTH = 6, 2, 4
+jit_backup = jax.jit(partial(backup, virtual=False))
 
 
 def score(node, edges):
@@ -49,6 +50,18 @@ def iteration(game, tree, paths, virtual=False):
     key = jax.random.key(0)
     tree, found = expand(game, key, tree, paths[:1], leaves, expand_fn)
     return backup(tree, paths, 0, leaves, found, virtual=virtual), paths, leaf
+
+
+@jax.jit
+def expand_and_tell(game, tree, paths, leaves):
+    """(tree, found, path, action): what expand gives, and what it asked for."""
+    asked = []
+
+    def spy(game, key, store, path, action):
+        asked.extend((path, action))
+        return expand_fn(game, key, store, path, action)
+
+    return *expand(game, jax.random.key(0), tree, paths, leaves, spy), *asked
 
 
 def test_select_stops_at_a_child_that_is_no_node_yet():
@@ -98,14 +111,7 @@ def test_expand_gives_one_row_to_twins_and_none_to_the_finished():
         edge=paths[:, 0],
         value=jnp.full((2, 3), 9.0),
     )
-    asked = []
-
-    def spy(game, key, store, path, action):
-        asked.append((path, action))
-        return expand_fn(game, key, store, path, action)
-
-    tree, found = expand(game, jax.random.key(0), tree, paths, leaves, spy)
-    path, action = asked[0]
+    tree, found, path, action = expand_and_tell(game, tree, paths, leaves)
     assert path[..., 0].tolist() == [[0, -1], [0, 0], [-1, -1]]
     assert action.tolist() == [[0, -1], [0, 1], [-1, -1]]
     assert last_node(path).tolist() == [[0, 0], [0, 0], [0, 0]]
@@ -123,11 +129,11 @@ def test_expand_drops_the_leaf_that_finds_no_room():
     tree = tree.replace(used=jnp.array([1, NODES]))
     tree, paths, leaf = walk(tree, paths)
     leaves = jax.tree.map(lambda x: x[None], leaf)
-    after, found = expand(game, jax.random.key(0), tree, paths[:1], leaves, expand_fn)
+    after, found, _, _ = expand_and_tell(game, tree, paths[:1], leaves)
     assert found.counted.tolist() == [[True, False]]
     assert after.exhausted.tolist() == [False, True]
     assert after.live.tolist() == [True, False]
-    after = backup(after, paths, 0, leaves, found, virtual=False)
+    after = jit_backup(after, paths, 0, leaves, found)
     assert after.root_visits.tolist() == [2, 1]
     np.testing.assert_array_equal(after.edges.packed[1], tree.edges.packed[1])
 
@@ -161,7 +167,7 @@ def test_backup_of_a_leaf_that_exists_keeps_its_value():
     )
     paths = jnp.array([[[1]]])
     tree = tree.replace(edges=Edges(packed))
-    tree = backup(tree, paths, 0, leaf, found, virtual=False)
+    tree = jit_backup(tree, paths, 0, leaf, found)
     # Finished: the return is its reward .1 alone; root (.5 + .1) / 2.
     np.testing.assert_allclose(
         tree.edges.packed[0, 0, 1], [0, 4, 0, 0.7, 0.7, 0.1, 0, 5], rtol=1e-6
