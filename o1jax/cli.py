@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `o1jax show FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("O1JAX_TRACEBACK") or not _is_users(error):
             raise
         print(f"o1jax: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -53,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_users(error: Exception) -> bool:
     """Whether the message is meant for the user, not for whoever debugs the code.
 
-    Our own code reports bad input as a ValueError; one that numpy or jax raised on the
-    way is a bug, and its traceback is worth more than its message.
+    Our own code reports bad input as a ValueError and a damaged checkpoint as a
+    RuntimeError; one that numpy or jax raised on the way is a bug, and its traceback is
+    worth more than its message.
     """
     if isinstance(error, ConfigError):
         return True

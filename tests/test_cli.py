@@ -58,6 +58,17 @@ def evaluate_workdir(workdir, **options):
 def ask(workdir, question, **options):
     print("ask", workdir, question, options)
 """)
+module("o1jax.inspect.report", """
+import pathlib
+
+def write_report(workdir):
+    file = pathlib.Path(workdir, "report.md")
+    file.write_text("# A report")
+    return file
+
+def evaluation_table(results):
+    return "a table"
+""")
 from o1jax.cli import main
 sys.exit(main())
 '''
@@ -163,7 +174,8 @@ def test_show_on_a_terminal_prints_values_as_they_are(o1jax, tmp_path):
 
 
 def test_run_names_its_workdir_by_the_file_and_guards_it(o1jax, tmp_path):
-    assert o1jax("run", "quick.gin").stdout == "run 20 runs/quick\n"
+    shown = o1jax("run", "quick.gin").stdout
+    assert shown == "run 20 runs/quick\n# A report\nReport: runs/quick/report.md\n"
     assert o1jax("run", "quick.gin").returncode == 0  # the same config resumes
     other = o1jax("run", "quick.gin", "--set", "Imitate.steps=30")
     assert other.returncode == 2 and other.stdout == ""
@@ -172,7 +184,7 @@ def test_run_names_its_workdir_by_the_file_and_guards_it(o1jax, tmp_path):
         "(Imitate.steps was 20, is 30): choose a fresh --workdir\n"
     )
     fresh = o1jax("run", "quick.gin", "--set", "Imitate.steps=30", "--workdir", "w")
-    assert fresh.stdout == "run 30 w\n"
+    assert fresh.stdout.startswith("run 30 w\n")
     assert (tmp_path / "w" / "config.gin").is_file()
 
 
@@ -180,7 +192,7 @@ def test_eval_and_ask_pass_on_what_was_asked(o1jax):
     o1jax("run", "quick.gin", "--workdir", "w")
     options = {"split": "valid", "problems": 8, "samples": None, "temperature": 1.0}
     args = ["--split", "valid", "--problems", "8", "--temperature", "1"]
-    assert o1jax("eval", "w", *args).stdout == f"eval w {options}\n"
+    assert o1jax("eval", "w", *args).stdout == f"eval w {options}\na table\n"
     asked = o1jax("ask", "w", "-3 5 -> 2").stdout
     assert asked == "ask w -3 5 -> 2 {'temperature': 0.0}\n"
 

@@ -4,6 +4,8 @@ What probe, evaluate and ask share. The sampler is compiled for one shape: calls
 into chunks of `chunk` requests, the last one filled up with padding.
 """
 
+import functools
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,7 +23,7 @@ from o1jax.reward.outcome import grade
 from o1jax.rollout.decode import SamplerConfig, SampleStats, build_sampler, on_mesh
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Example, Task
-from o1jax.types import Params, Prompts, Trajectory
+from o1jax.types import Params, Trajectory
 
 
 class Answers(NamedTuple):
@@ -34,101 +36,114 @@ class Answers(NamedTuple):
 
 
 class Answerer:
-    """Samples responses with a compiled program of one shape, and grades them."""
+    """Samples responses to fixed questions with a compiled program of one shape."""
 
     def __init__(
         self,
         run: Workdir,
-        task: Task,
         examples: Sequence[Example],
         sampling: SamplingConfig,
         *,
         chunk: int,
     ) -> None:
         """`chunk` requests are answered by one call of the program."""
-        self._run, self._task, self._examples = run, task, list(examples)
+        self._run, self._examples = run, list(examples)
         config: SamplerConfig = run.experiment.sampler
-        shards = run.mesh.devices.size // run.mesh.shape["tensor"]
-        stop = config.stop_ids or (run.tokenizer.eos_id,)
         self._config = replace(
             config,
-            rows=max(1, config.rows // shards),
-            refill_rows=config.refill_rows // shards,
-            stop_ids=stop,
+            rows=max(1, config.rows // run.shards),
+            refill_rows=config.refill_rows // run.shards,
+            stop_ids=config.stop_ids or (run.tokenizer.eos_id,),
             sampling=sampling,
         )
-        self._chunk = -(-chunk // shards) * shards
+        self._chunk = -(-chunk // run.shards) * run.shards
         encode = run.experiment.template.encode_prompt
-        lengths = [len(encode(run.tokenizer, e.question)) for e in examples]
-        self._length = max(lengths)
+        self._length = max(len(encode(run.tokenizer, e.question)) for e in examples)
         self._sampler = on_mesh(build_sampler(run.policy, self._config), run.mesh)
 
     def __call__(
-        self, params: Params, key: jax.Array, samples: int, *, kind: str = "evaluate"
+        self,
+        params: Params,
+        key: jax.Array,
+        samples: int,
+        *,
+        task: Task,
+        kind: str = "evaluate",
     ) -> Answers:
-        """`samples` responses to every example; booked in the ledger as `kind`."""
-        trajectories, stats = [], []
+        """`samples` responses to every example, graded by `task`.
+
+        Booked in the ledger as `kind`.
+        """
+        began = time.monotonic()
         requests = [e for e in self._examples for _ in range(samples)]
-        for start in range(0, len(requests), self._chunk):
-            queue = self._prompts(requests[start : start + self._chunk])
-            number = start + jnp.arange(self._chunk)
-            keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(number)
-            trajectory, spent = self._sampler(params, keys, queue)
-            trajectories.append(trajectory)
-            stats.append(spent)
-        texts = [
-            text
-            for trajectory in trajectories
-            for text in responses(trajectory, self._run.tokenizer)
-        ][: len(requests)]
-        self._book(params, stats, kind)
+        sampled = [
+            self._sample(params, key, requests[start : start + self._chunk], start)
+            for start in range(0, len(requests), self._chunk)
+        ]
+        # Padding is at the end of the last chunk.
+        join = lambda *parts: np.concatenate(parts)[: len(requests)]
+        rows = jax.tree.map(join, *jax.device_get([row for row, _ in sampled]))
+        for _, stats in sampled:
+            self._book(stats, kind)
+        texts = responses(rows, self._run.tokenizer)
+        self._run.ledger.add(kind, seconds=time.monotonic() - began)
         shape = (len(self._examples), samples)
-        gather = lambda read: np.concatenate(
-            [np.asarray(read(t)) for t in trajectories]
-        )
-        lengths = gather(lambda t: t.length - t.prompt_length)[: len(requests)]
-        finished = gather(lambda t: t.finished)[: len(requests)]
         return Answers(
             texts=[texts[i : i + samples] for i in range(0, len(texts), samples)],
-            grades=grade(self._task, requests, texts).reshape(shape),
-            tokens=lengths.reshape(shape),
-            finished=finished.reshape(shape),
+            grades=grade(task, requests, texts).reshape(shape),
+            tokens=(rows.length - rows.prompt_length).reshape(shape),
+            finished=rows.finished.reshape(shape),
         )
 
     def trajectory(self, params: Params, key: jax.Array) -> Trajectory:
         """One response to each example (at most `chunk`), with its log-probs."""
-        queue = self._prompts(self._examples)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self._chunk))
-        return self._sampler(params, keys, queue)[0]
+        return self._sample(params, key, self._examples, 0)[0]
 
-    def _prompts(self, examples: Sequence[Example]) -> Prompts:
+    def _sample(
+        self, params: Params, key: jax.Array, asked: Sequence[Example], start: int
+    ) -> tuple[Trajectory, SampleStats]:
+        """Responses to `asked`, which are the requests from number `start` on.
+
+        A request's key comes from its number: the chunk it is in changes nothing.
+        """
         queue = prompts(
-            examples,
+            asked,
             self._run.tokenizer,
             self._run.experiment.template,
             length=self._length,
             rows=self._chunk,
         )
-        return put_batch(self._run.mesh, queue)
+        keys = _request_keys(key, start + jnp.arange(self._chunk))
+        return self._sampler(params, keys, put_batch(self._run.mesh, queue))
 
-    def _book(self, params: Params, stats: Sequence[SampleStats], kind: str) -> None:
-        """Tokens and FLOPs of decoding steps and prefill; loops run data-dependently,
-        so a step and a prompt are counted once and multiplied.
+    def _book(self, stats: SampleStats, kind: str) -> None:
+        decode, prefill = self._flops
+        computed, read = int(stats.computed), int(stats.prefill)
+        flops = computed * decode + read * prefill
+        self._run.ledger.add(kind, tokens=computed + read, flops=flops)
+
+    @functools.cached_property
+    def _flops(self) -> tuple[float, float]:
+        """FLOPs of a decoded token and of a position of a prompt.
+
+        The sampler's loops run as long as the data says, so a step and a prompt are
+        counted once, to be multiplied by what the sampler reports.
         """
         policy, rows = self._run.policy, min(self._config.rows, self._chunk)
         capacity = self._length + self._config.max_new_tokens
+        params = jax.eval_shape(policy.init, self._run.key)
         prompt = jax.ShapeDtypeStruct((rows, self._length), jnp.int32)
         row = jax.ShapeDtypeStruct((rows,), jnp.int32)
-        start = lambda p, t, n: policy.start(p, t, n, capacity=capacity)
+        start = functools.partial(policy.start, capacity=capacity)
         _, cache = jax.eval_shape(start, params, prompt, row)
         prefill = count_flops(start, params, prompt, row).flops / (rows * self._length)
-        decode = count_flops(policy.step, params, cache, row).flops / rows
-        for spent in jax.device_get(list(stats)):
-            self._run.ledger.add(
-                kind,
-                tokens=int(spent.computed) + int(spent.prefill),
-                flops=int(spent.computed) * decode + int(spent.prefill) * prefill,
-            )
+        return count_flops(policy.step, params, cache, row).flops / rows, prefill
+
+
+@jax.jit
+def _request_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """A key for each request."""
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
 
 
 def responses(trajectory: Trajectory, tokenizer: Tokenizer) -> list[str]:

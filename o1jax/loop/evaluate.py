@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -53,44 +53,50 @@ class Evaluate:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}")
 
 
+class Measured(NamedTuple):
+    """What an evaluation found."""
+
+    numbers: dict[str, Any]  # JSON
+    examples: list[Example]
+    greedy: Answers  # one to each example
+    sampled: Answers
+
+
 def evaluate(run: Workdir, index: int, config: Evaluate) -> StageRecord:
     """Measures the run's parameters as they are now."""
     began = time.monotonic()
-    results, examples, greedy, sampled = measure(run, config, run.current_params())
-    run.ledger.add("evaluate", seconds=time.monotonic() - began)
-    file = run.path / "predictions" / f"{index:02d}-{config.name}.jsonl"
-    _write_predictions(file, examples, greedy, sampled)
+    measured = measure(run, config, run.current_params())
+    _write_predictions(run.predictions(index), measured)
     return StageRecord(
         name=config.name,
         kind="evaluate",
         steps=0,
         seconds=time.monotonic() - began,
         ledger=run.ledger.state(),
-        results=results,
+        results=measured.numbers,
         sections=[],
     )
 
 
-def measure(
-    run: Workdir, config: Evaluate, params: Params
-) -> tuple[dict[str, Any], list[Example], Answers, Answers]:
-    """(numbers, examples, greedy answers, sampled answers)."""
-    task = config.task or run.experiment.task
-    seed = run.experiment.seed
+def measure(run: Workdir, config: Evaluate, params: Params) -> Measured:
+    """Samples and grades; books it in the run's ledger."""
+    task, seed = run.task(config), run.experiment.seed
     examples = [task.example(seed, config.split, i) for i in range(config.problems)]
     key = jax.random.fold_in(run.key, 1)
     point = SamplingConfig(temperature=0.0)
     with progress(2, f"{config.name}: {config.problems} questions") as bar:
-        answer = Answerer(run, task, examples, point, chunk=len(examples))
-        greedy = answer(params, key, 1)
+        answer = Answerer(run, examples, point, chunk=len(examples))
+        greedy = answer(params, key, 1, task=task)
         bar.advance(metrics={"greedy": float(greedy.grades.mean())})
         chunk = min(config.requests, len(examples) * config.samples)
-        answer = Answerer(run, task, examples, config.sampling, chunk=chunk)
-        sampled = answer(params, key, config.samples)
+        answer = Answerer(run, examples, config.sampling, chunk=chunk)
+        sampled = answer(params, key, config.samples, task=task)
         bar.advance(metrics={"pass@1": float(sampled.grades.mean())})
     parse = run.experiment.template.parse
     votes = [[parse(text)[1] or None for text in texts] for texts in sampled.texts]
-    return _numbers(examples, greedy, sampled, votes), examples, greedy, sampled
+    return Measured(
+        _numbers(examples, greedy, sampled, votes), examples, greedy, sampled
+    )
 
 
 def _numbers(
@@ -107,7 +113,7 @@ def _numbers(
     majority = majority_at_k(votes, right.astype(float), ks, draws=200)
     level = np.array([e.difficulty for e in examples])
     bins = {
-        int(d): list(wilson_interval(int(sum(greedy.grades[level == d, 0] >= 1)), n))
+        str(d): list(wilson_interval(int(sum(greedy.grades[level == d, 0] >= 1)), n))
         for d, n in zip(*np.unique(level, return_counts=True))
     }
     result: dict[str, Any] = {
@@ -127,11 +133,12 @@ def _numbers(
     return result
 
 
-def _write_predictions(
-    file: Path, examples: Sequence[Example], greedy: Answers, sampled: Answers
-) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = zip(examples, greedy.texts, greedy.grades, sampled.grades, strict=True)
+def _write_predictions(file: Path, measured: Measured) -> None:
+    """A line a question."""
+    greedy, sampled = measured.greedy, measured.sampled
+    rows = zip(
+        measured.examples, greedy.texts, greedy.grades, sampled.grades, strict=True
+    )
     lines = [
         json.dumps(
             {
@@ -145,4 +152,5 @@ def _write_predictions(
         )
         for example, text, grade, grades in rows
     ]
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(lines) + "\n")

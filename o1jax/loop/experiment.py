@@ -40,6 +40,13 @@ class Experiment:
             raise ValueError("seed must not be negative")
         if not self.stages:
             raise ValueError("stages is empty: nothing to run")
+        for stage in self.stages:
+            has_dataset = getattr(stage, "dataset", None) is not None
+            if has_dataset and self.tokenizer.kind == "symbols":
+                raise ValueError(
+                    f"stages: {stage.name!r} has a dataset, but TokenizerConfig.kind "
+                    "is 'symbols', which knows only the words of tasks: choose 'text'"
+                )
         names = [stage.name for stage in self.stages]
         for name in names:
             if not name.replace("-", "").replace("_", "").isalnum():

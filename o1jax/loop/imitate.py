@@ -7,28 +7,37 @@ parameters bit for bit (on CPU).
 """
 
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from o1jax.config import configurable
-from o1jax.data.batches import BatchConfig, packed_batches, prefetch, sft_batches
+from o1jax.data.batches import (
+    BatchConfig,
+    BatchStream,
+    Prefetch,
+    packed_batches,
+    prefetch,
+    sft_batches,
+)
 from o1jax.data.datasets import DatasetConfig, RecordSource, TaskSource, prepare
-from o1jax.data.stream import BatchStream
 from o1jax.learn.objectives import imitation
 from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
-from o1jax.learn.state import init_state
-from o1jax.learn.update import build_update
+from o1jax.learn.update import Update, build_update, jit_update
 from o1jax.loop.checkpoint import Checkpoints
 from o1jax.loop.ledger import Ledger, count_flops
 from o1jax.loop.metrics import Metrics, progress
 from o1jax.loop.probe import Probe, build_loss_probe, build_probe
 from o1jax.loop.workdir import StageRecord, Workdir
 from o1jax.parallel.mesh import put_batch
-from o1jax.parallel.sharding import TRANSFORMER_RULES
+from o1jax.parallel.sharding import TRANSFORMER_RULES, shardings
 from o1jax.tasks.task import Example, Task
-from o1jax.types import TrainState
+from o1jax.types import Params, TrainState
+
+SHOWN = ("loss", "accuracy", "valid_loss")  # on the progress bar
 
 
 @configurable
@@ -38,7 +47,7 @@ class Imitate:
 
     name: str = "imitate"
     task: Task | None = None  # default: the experiment's
-    dataset: DatasetConfig | None = None  # instead of a task
+    dataset: DatasetConfig | None = None  # instead of a task; probed by its loss
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 1000
@@ -62,98 +71,145 @@ class Imitate:
             raise ValueError("probe.stop_at is an accuracy, which a dataset has not")
 
 
+class _Standing(NamedTuple):
+    """Where a stage stands; beside the data position, what a checkpoint holds."""
+
+    state: TrainState
+    probed: dict[str, float] | None  # what the newest probe said
+    seconds: float  # spent on the stage
+
+
 def imitate(run: Workdir, index: int, config: Imitate) -> StageRecord:
-    """Trains for `config.steps` steps, or until the probe reaches its goal."""
-    began = time.monotonic()
-    optimizer = build_optimizer(config.optimizer, config.steps)
-    update = build_update(
-        imitation(run.policy), optimizer, microbatches=config.microbatches
-    )
-    update = jax.jit(update, donate_argnums=0)
-    state = _first_state(run, optimizer)
-    folder = run.checkpoints(index, config.name)
-    stream = _stream(run, config)
-    if config.dataset is None:
-        probe = build_probe(run, config.probe, config.task or run.experiment.task)
-    else:
-        probe = build_loss_probe(run, config.probe, _stream(run, config, "valid"))
+    """Trains until `config.steps`, the end of the data, or the goal of the probe."""
+    probe = _probe(run, config)
     with (
-        Checkpoints(folder, keep=config.keep, every=config.checkpoint_every) as saved,
-        prefetch(stream) as batches,
+        Checkpoints(
+            run.checkpoints(index), keep=config.keep, every=config.checkpoint_every
+        ) as saved,
+        prefetch(_stream(run, config)) as batches,
     ):
-        best = None
-        if (restored := saved.restore(state)) is not None:
-            state, best = restored.state, restored.extra["probe"]
-            batches.set_state(restored.position)
-            run.ledger = Ledger.from_state(restored.extra["ledger"])
-        step, flops, mark = int(state.step), None, time.monotonic()
-        resume = run.steps + step
-        with (
-            Metrics(run.path, resume_step=resume or None) as metrics,
-            progress(config.steps, config.name, step, show=("loss", "accuracy")) as bar,
-        ):
-            while step < config.steps and not config.probe.reached(best):
-                batch = put_batch(run.mesh, next(batches))
-                if flops is None:
-                    flops = count_flops(update, state, batch).flops
-                state, values = update(state, batch)
-                step += 1
-                run.ledger.add("train", tokens=batch.tokens.size, flops=flops)
-                metrics.log(run.steps + step, values)
-                if config.probe.due(step) or step == config.steps:
-                    best = probe(state.params)
-                    metrics.log(run.steps + step, best)
-                now = time.monotonic()
-                run.ledger.add("train", seconds=now - mark)
-                mark = now
-                last = step == config.steps or config.probe.reached(best)
-                if saved.due(step) or last:
-                    metrics.flush()
-                    extra = {"ledger": run.ledger.state(), "probe": best}
-                    saved.save(step, state, batches.get_state(), extra)
-                bar.advance(metrics=metrics.latest)
-    run.params = state.params
+        optimizer = build_optimizer(config.optimizer, config.steps)
+        at = _resume(run, saved, batches, _first_state(run, optimizer))
+        objective = imitation(run.policy)
+        update = build_update(objective, optimizer, microbatches=config.microbatches)
+        update = jit_update(update, at.state)
+        at = _train(run, config, update, probe, saved, batches, at)
+    run.params = at.state.params
+    steps = int(at.state.step)
     return StageRecord(
         name=config.name,
         kind="imitate",
-        steps=step,
-        seconds=time.monotonic() - began,
+        steps=steps,
+        seconds=at.seconds,
         ledger=run.ledger.state(),
-        results={"steps": step, **(best or {})},
+        results={"steps": steps, **(at.probed or {})},
         sections=[],
     )
 
 
+def _train(
+    run: Workdir,
+    config: Imitate,
+    update: Update,
+    probe: Callable[[Params], dict[str, float]],
+    saved: Checkpoints,
+    batches: Prefetch,
+    at: _Standing,
+) -> _Standing:
+    """The loop. The last step is always probed and saved."""
+    state, probed = at.state, at.probed
+    began = time.monotonic() - at.seconds
+    step, flops = int(state.step), 0.0
+    with (
+        Metrics(run.path, resume_step=run.steps + step or None) as metrics,
+        progress(config.steps, config.name, step, show=SHOWN) as bar,
+    ):
+        batch = next(batches, None)
+        while (
+            batch is not None
+            and step < config.steps
+            and not config.probe.reached(probed)
+        ):
+            mark = time.monotonic()
+            batch = put_batch(run.mesh, batch)
+            flops = flops or count_flops(update, state, batch).flops
+            state, values = update(state, batch)
+            step += 1
+            metrics.log(run.steps + step, values)
+            tokens, position = batch.tokens.size, batches.get_state()
+            batch = next(batches, None)
+            spent = time.monotonic() - mark
+            run.ledger.add("train", tokens=tokens, flops=flops, seconds=spent)
+            last = step == config.steps or batch is None
+            if last or config.probe.due(step):
+                probed = probe(state.params)
+                metrics.log(run.steps + step, probed)
+                last = last or config.probe.reached(probed)
+            if last or saved.due(step):
+                metrics.flush()
+                seconds = time.monotonic() - began
+                extra = {
+                    "ledger": run.ledger.state(),
+                    "probed": probed,
+                    "seconds": seconds,
+                }
+                saved.save(step, state, position, extra)
+            bar.advance(metrics=metrics.latest)
+    return _Standing(state, probed, time.monotonic() - began)
+
+
 def _first_state(run: Workdir, optimizer: Any) -> TrainState:
     """A new optimizer around the parameters that the stage before left."""
-    state = init_state(
-        run.policy, optimizer, run.key, mesh=run.mesh, rules=TRANSFORMER_RULES
-    )
-    return state if run.params is None else state._replace(params=run.params)
+    params, run.params = run.current_params(), None  # the first update donates them
+    _, key = jax.random.split(run.key)
+
+    def make(params: Params, key: jax.Array) -> TrainState:
+        return TrainState(jnp.int32(0), params, optimizer.init(params), key)
+
+    shapes = jax.eval_shape(make, params, key)
+    placed = shardings(shapes, TRANSFORMER_RULES, run.mesh)
+    return jax.jit(make, out_shardings=placed, donate_argnums=0)(params, key)
+
+
+def _resume(
+    run: Workdir, saved: Checkpoints, batches: Prefetch, state: TrainState
+) -> _Standing:
+    """The newest checkpoint, with its data position and ledger, or the beginning."""
+    if (restored := saved.restore(state)) is None:
+        return _Standing(state, None, 0.0)
+    batches.set_state(restored.position)
+    extra = restored.extra
+    run.ledger = Ledger.from_state(extra["ledger"])
+    return _Standing(restored.state, extra["probed"], extra["seconds"])
+
+
+def _probe(run: Workdir, config: Imitate) -> Callable[[Params], dict[str, float]]:
+    if (task := run.task(config)) is not None:
+        return build_probe(run, config.probe, task)
+    once = replace(config, batch=replace(config.batch, epochs=1))
+    try:
+        held_out = _stream(run, once, "valid")
+    except ValueError as error:
+        raise ValueError(
+            f"stage {config.name!r} has nothing to measure its held-out loss on "
+            f"({error}): set DatasetConfig.valid_path"
+        ) from error
+    return build_loss_probe(run, config.probe, held_out)
 
 
 def _stream(run: Workdir, config: Imitate, split: str = "train") -> BatchStream:
     """The stage's batches, of this process's rows."""
-    experiment = run.experiment
-    hosts = {
+    shared = {
+        "seed": run.experiment.seed,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
     source: Any
-    if config.dataset is None:
-        task = config.task or experiment.task
-        source = TaskSource(task, experiment.seed, split)
+    if (task := run.task(config)) is not None:
+        source = TaskSource(task, run.experiment.seed, split)
     else:
         source = RecordSource(prepare(config.dataset, run.path / "data"), split)
         if not isinstance(source[0], Example):
-            return packed_batches(
-                source, run.tokenizer, config.batch, seed=experiment.seed, **hosts
-            )
-    return sft_batches(
-        source,
-        run.tokenizer,
-        experiment.template,
-        config.batch,
-        seed=experiment.seed,
-        **hosts,
-    )
+            return packed_batches(source, run.tokenizer, config.batch, **shared)
+    template = run.experiment.template
+    return sft_batches(source, run.tokenizer, template, config.batch, **shared)

@@ -5,6 +5,7 @@ dataset the held-out loss; cheap enough to be taken often. A stage may end once 
 accuracy is high enough.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,11 +15,12 @@ from o1jax.config import configurable
 from o1jax.data.stream import BatchStream
 from o1jax.learn.objectives import imitation
 from o1jax.loop.answer import Answerer
+from o1jax.loop.ledger import count_flops
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import put_batch
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Task
-from o1jax.types import Params
+from o1jax.types import Params, TokenBatch
 
 
 @configurable
@@ -27,7 +29,7 @@ class Probe:
     """How often to look, at how many questions, and when that is enough."""
 
     every: int = 0  # steps; 0: at the end of the stage only
-    problems: int = 128
+    problems: int = 128  # rows of tokens, for a dataset
     stop_at: float = 0.0  # end the stage at this greedy accuracy; 0: never
 
     def __post_init__(self) -> None:
@@ -55,11 +57,11 @@ def build_probe(
     seed = run.experiment.seed
     examples = [task.example(seed, "valid", i) for i in range(config.problems)]
     answer = Answerer(
-        run, task, examples, SamplingConfig(temperature=0.0), chunk=config.problems
+        run, examples, SamplingConfig(temperature=0.0), chunk=config.problems
     )
 
     def probe(params: Params) -> dict[str, float]:
-        answers = answer(params, jax.random.key(0), 1)
+        answers = answer(params, jax.random.key(0), 1, task=task)
         return {"accuracy": float(answers.grades.mean())}
 
     return probe
@@ -70,16 +72,24 @@ def build_loss_probe(
 ) -> Callable[[Params], dict[str, float]]:
     """A function params -> {"valid_loss"}: nats a token on the stream's first rows."""
     objective = imitation(run.policy)
-    batches = []
+    batches: list[TokenBatch] = []
     for batch in stream:
         batches.append(put_batch(run.mesh, batch))
         if sum(b.tokens.shape[0] for b in batches) >= config.problems:
             break
-    total, weight = jax.jit(objective.total), jax.jit(objective.weight)
+    if not batches:
+        raise ValueError("every held-out record is longer than BatchConfig.length")
+    tokens = sum(batch.tokens.size for batch in batches)
+    weight = sum(float(objective.weight(batch)) for batch in batches)
+    total = jax.jit(objective.total)
+    shapes = jax.eval_shape(run.policy.init, run.key)
+    flops = len(batches) * count_flops(objective.total, shapes, batches[0]).flops
 
     def probe(params: Params) -> dict[str, float]:
-        losses = [total(params, batch)[0] for batch in batches]
-        weights = [weight(batch) for batch in batches]
-        return {"valid_loss": float(sum(losses) / sum(weights))}
+        began = time.monotonic()
+        loss = sum(float(total(params, batch)[0]) for batch in batches)
+        seconds = time.monotonic() - began
+        run.ledger.add("evaluate", tokens=tokens, flops=flops, seconds=seconds)
+        return {"valid_loss": loss / weight}
 
     return probe

@@ -9,6 +9,7 @@ from typing import Any
 from o1jax.loop.workdir import StageRecord
 
 Section = dict[str, Any]
+LOSS = "loss (nats a token)"
 
 
 def build(records: Sequence[StageRecord]) -> list[Section]:
@@ -36,7 +37,8 @@ def _training(records: Sequence[StageRecord]) -> Section:
     keep = [i for i in range(5) if any(row[i] is not None for row in rows)]
     return {
         "name": "Training",
-        "text": "Accuracy is greedy, on validation questions of the stage's own task.",
+        "text": "Held out are validation questions of the stage's own task, answered "
+        "greedily, or the validation part of its dataset (loss in nats a token).",
         "table": {
             "columns": [columns[i] for i in keep],
             "rows": [[row[i] for i in keep] for row in rows],
@@ -46,7 +48,8 @@ def _training(records: Sequence[StageRecord]) -> Section:
             "title": "Training",
             "x_label": "optimizer step",
             "series": [
-                {"metric": "loss", "label": "loss", "y_label": "loss (nats a token)"},
+                {"metric": "loss", "label": "training", "y_label": LOSS},
+                {"metric": "valid_loss", "label": "held-out", "y_label": LOSS},
                 {"metric": "accuracy", "label": "held-out", "y_label": "accuracy"},
             ],
         },
@@ -54,32 +57,29 @@ def _training(records: Sequence[StageRecord]) -> Section:
 
 
 def _accuracy(records: Sequence[StageRecord]) -> Section:
+    # Evaluations may differ in samples: they are compared at the most that all have.
+    k = min(record.results["k"][-1] for record in records)
     rows = []
     for record in records:
         r = record.results
-        last = len(r["k"]) - 1
-        rows.append(
-            [
-                record.name,
-                r["greedy"],
-                r["pass_at_k"][0],
-                r["pass_at_k"][last],
-                r["majority_at_k"][last],
-                r["tokens_per_sample"],
-            ]
-        )
-    most, problems = records[-1].results["samples"], records[-1].results["problems"]
+        at = r["k"].index(k)
+        row = [record.name, r["problems"], r["samples"], r["greedy"]]
+        row += [r["pass_at_k"][0]]
+        if k > 1:
+            row += [r["pass_at_k"][at], r["majority_at_k"][at]]
+        rows.append([*row, r["tokens_per_sample"]])
+    many = [f"pass@{k}", f"majority@{k}"] if k > 1 else []
     return {
         "name": "Held-out accuracy",
-        "text": f"{problems} test questions, {most} samples each; 95 % intervals over "
-        "questions (greedy: Wilson; the rest: bootstrap).",
+        "text": "95 % intervals over questions (greedy: Wilson; the rest: bootstrap).",
         "table": {
             "columns": [
                 "evaluation",
+                "questions",
+                "samples",
                 "greedy",
                 "pass@1",
-                f"pass@{most}",
-                f"majority@{most}",
+                *many,
                 "tokens a sample",
             ],
             "rows": rows,
@@ -127,7 +127,7 @@ def _difficulty(records: Sequence[StageRecord]) -> Section:
     series = []
     for record in records:
         bins = record.results["greedy_by_difficulty"]
-        found = [bins.get(str(d), bins.get(d, [None] * 3)) for d in levels]
+        found = [bins.get(str(d), [None] * 3) for d in levels]
         mean, lo, hi = (list(part) for part in zip(*found))
         series.append({"label": record.name, "y": mean, "lo": lo, "hi": hi})
     return {

@@ -3,14 +3,16 @@
     config.gin  tokenizer.model  metrics.jsonl  tensorboard/
     checkpoints/01-chain/000350/     one folder a training stage
     stages/01-chain.json             written when a stage is done
+    predictions/02-after.jsonl       one file an evaluation
     results.json  report.md  report.png
 
-A stage that is done is never run again, so a run killed anywhere goes on where it was.
+A stage that is done is not run again, so a run killed anywhere goes on where it was.
 """
 
 import functools
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +24,12 @@ from jax.sharding import Mesh
 from o1jax.data import tokenizer as tokenizers
 from o1jax.data.datasets import RecordSource, prepare
 from o1jax.data.tokenizer import Tokenizer
-from o1jax.loop.checkpoint import restore_params
+from o1jax.loop.checkpoint import CheckpointError, restore_params
 from o1jax.loop.ledger import Ledger
 from o1jax.parallel.mesh import build_mesh
-from o1jax.parallel.sharding import TRANSFORMER_RULES, shard
+from o1jax.parallel.sharding import TRANSFORMER_RULES, shard, shardings
 from o1jax.policy.policy import Policy, build_policy
+from o1jax.tasks.task import Task
 from o1jax.types import Params
 
 
@@ -35,7 +38,7 @@ class StageRecord(NamedTuple):
 
     name: str
     kind: str
-    steps: int  # optimizer steps that it made
+    steps: int  # optimizer steps that it made; 0 if it does not train
     seconds: float
     ledger: dict[str, Any]  # the run's, at the end of the stage
     results: dict[str, Any]
@@ -55,17 +58,36 @@ class Workdir:
         self.steps = 0  # optimizer steps of the stages before
         self.records: list[StageRecord] = []
 
+    @property
+    def shards(self) -> int:
+        """Into how many parts the mesh cuts the rows of a batch."""
+        return self.mesh.size // self.mesh.shape["tensor"]
+
+    def task(self, stage: Any) -> Task | None:
+        """The task of a stage; None for a stage with a dataset of its own."""
+        if getattr(stage, "dataset", None) is not None:
+            return None
+        return getattr(stage, "task", None) or self.experiment.task
+
+    def tasks(self) -> list[Task]:
+        """The tasks of the stages, in order."""
+        tasks = map(self.task, self.experiment.stages)
+        return [task for task in tasks if task is not None]
+
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The workdir's own, made at the first use."""
         file = self.path / "tokenizer.model"
-        if file.exists():
-            return Tokenizer.load(file)
-        made = tokenizers.build(
-            self.experiment.tokenizer, self._symbols(), self._texts()
-        )
-        made.save(file)
-        return made
+        if not file.exists():
+            words = (word for task in self.tasks() for word in task.symbols())
+            words = list(dict.fromkeys(words))
+            config = self.experiment.tokenizer
+            made = tokenizers.build(config, words, self._texts())
+            _check_words(made, words)
+            partial = file.with_name(f".{file.name}.partial")
+            made.save(partial)
+            partial.replace(file)
+        return Tokenizer.load(file)
 
     @functools.cached_property
     def policy(self) -> Policy:
@@ -81,54 +103,83 @@ class Workdir:
     def current_params(self) -> Params:
         """Parameters after the stages so far; fresh ones if none has trained."""
         if self.params is None:
-            init, _ = jax.random.split(self.key)
-            self.params = shard(self.policy.init(init), TRANSFORMER_RULES, self.mesh)
+            key, _ = jax.random.split(self.key)
+            shapes = jax.eval_shape(self.policy.init, key)
+            placed = shardings(shapes, TRANSFORMER_RULES, self.mesh)
+            self.params = jax.jit(self.policy.init, out_shardings=placed)(key)
         return self.params
 
-    def checkpoints(self, index: int, name: str) -> Path:
+    def newest_params(self) -> Params:
+        """Parameters of the newest checkpoint of any stage, for eval and ask."""
+        for index in reversed(range(len(self.experiment.stages))):
+            if self._has_checkpoint(index):
+                return self._restored(index)
+        raise ValueError(f"{self.path} holds no checkpoint yet: run it first")
+
+    def checkpoints(self, index: int) -> Path:
+        """The folder of a training stage."""
+        name = self.experiment.stages[index].name
         return self.path / "checkpoints" / f"{index:02d}-{name}"
 
-    def record_file(self, index: int, name: str) -> Path:
-        return self.path / "stages" / f"{index:02d}-{name}.json"
+    def predictions(self, index: int) -> Path:
+        """The file of an evaluation."""
+        name = self.experiment.stages[index].name
+        return self.path / "predictions" / f"{index:02d}-{name}.jsonl"
 
     def finish(self, index: int, record: StageRecord) -> None:
         """Writes a stage's record: from now on it is done."""
-        write_json(self.record_file(index, record.name), record._asdict())
-        self.take(record)
+        write_json(self._record_file(index), record._asdict())
+        self._take(index)
 
-    def take(self, record: StageRecord) -> None:
+    def resume(self) -> int:
+        """Goes to where the run stopped; returns how many stages are done.
+
+        A stage whose last parameters are damaged, where the next one starts from them,
+        is no longer done: it goes on from an older checkpoint to the same parameters.
+        """
+        stages = range(len(self.experiment.stages))
+        done = next(
+            (i for i in stages if not self._record_file(i).exists()), len(stages)
+        )
+        records = [self._read(i) for i in range(done)]
+        while done < len(stages) and not self._has_checkpoint(done):
+            trained = [i for i in range(done) if records[i].steps]
+            if not trained:
+                break
+            try:
+                last = trained[-1]
+                self.params = self._restored(last, records[last].steps)
+                break
+            except CheckpointError as error:
+                print(
+                    f"stage {records[last].name} is run again: {error}", file=sys.stderr
+                )
+                done = last
+        for index in range(done):
+            self._take(index)
+        return done
+
+    def _record_file(self, index: int) -> Path:
+        name = self.experiment.stages[index].name
+        return self.path / "stages" / f"{index:02d}-{name}.json"
+
+    def _read(self, index: int) -> StageRecord:
+        return StageRecord(**json.loads(self._record_file(index).read_text()))
+
+    def _take(self, index: int) -> None:
+        """As read from the disk, so that a resumed run holds the very same."""
+        record = self._read(index)
         self.records.append(record)
         self.steps += record.steps
         self.ledger = Ledger.from_state(record.ledger)
 
-    def resume(self) -> int:
-        """Takes the records of the stages that are done; returns how many there are."""
-        for index, stage in enumerate(self.experiment.stages):
-            file = self.record_file(index, stage.name)
-            if not file.exists():
-                return index
-            self.take(StageRecord(**json.loads(file.read_text())))
-            folder = self.checkpoints(index, stage.name)
-            if folder.exists():
-                restored = restore_params(folder).params
-                self.params = shard(restored, TRANSFORMER_RULES, self.mesh)
-        return len(self.experiment.stages)
+    def _has_checkpoint(self, index: int) -> bool:
+        folder = self.checkpoints(index)
+        return folder.is_dir() and any(x.name.isdecimal() for x in folder.iterdir())
 
-    def newest_params(self) -> Params:
-        """Parameters of the newest checkpoint of any stage, for eval and ask."""
-        folders = sorted((self.path / "checkpoints").glob("[0-9]*"))
-        for folder in reversed(folders):
-            if any(child.name.isdecimal() for child in folder.iterdir()):
-                restored = restore_params(folder).params
-                return shard(restored, TRANSFORMER_RULES, self.mesh)
-        raise ValueError(f"{self.path} holds no checkpoint yet: run it first")
-
-    def _symbols(self) -> list[str]:
-        """Every word of every task of the experiment, in order of first use."""
-        tasks = [self.experiment.task]
-        tasks += [getattr(stage, "task", None) for stage in self.experiment.stages]
-        words = (word for task in tasks if task is not None for word in task.symbols())
-        return list(dict.fromkeys(words))
+    def _restored(self, index: int, step: int | None = None) -> Params:
+        restored = restore_params(self.checkpoints(index), step).params
+        return shard(restored, TRANSFORMER_RULES, self.mesh)
 
     def _texts(self) -> Sequence[str]:
         """The training text of the stages that bring their own data."""
@@ -151,6 +202,20 @@ class Workdir:
                 'TokenizerConfig.kind is "text", but no stage has a dataset to train on'
             )
         return texts
+
+
+def _check_words(tokenizer: Tokenizer, words: Sequence[str]) -> None:
+    """Refuses a tokenizer from a file that lacks words of the tasks."""
+    for word in words:
+        try:
+            known = tokenizer.unk_id not in tokenizer.encode(word)
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"the tokenizer of TokenizerConfig.path does not know {word!r}, which "
+                "the task of a stage needs"
+            )
 
 
 def write_json(file: Path, content: Any) -> None:

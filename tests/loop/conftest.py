@@ -1,0 +1,135 @@
+"""A tiny experiment, the command that runs it, and one finished run of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+EXPERIMENT = """
+Experiment.title = 'Tiny'
+Experiment.task = @Chain()
+Experiment.stages = [
+    @before/Evaluate(), @one/Imitate(), @two/Imitate(), @after/Evaluate()]
+before/Evaluate.name = 'before'
+one/Imitate.name = 'one'
+two/Imitate.name = 'two'
+after/Evaluate.name = 'after'
+
+Chain.min_steps = 2
+Chain.max_steps = 2
+Chain.modulus = 5
+PolicyConfig.vocab = 16
+PolicyConfig.width = 16
+PolicyConfig.layers = 1
+PolicyConfig.heads = 2
+PolicyConfig.ff = 16
+BatchConfig.rows = 8
+BatchConfig.length = 12
+SamplerConfig.max_new_tokens = 6
+SamplerConfig.rows = 8
+Evaluate.problems = 8
+Evaluate.samples = 3
+Imitate.microbatches = 2
+Imitate.checkpoint_every = 3
+Imitate.steps = 8
+two/Imitate.steps = 10
+Probe.every = 4
+Probe.problems = 8
+"""
+
+# Runs the command, and kills its own process where FUNCTION is called the COUNTth time.
+KILLED_AT = """
+import importlib, os, signal, sys
+from o1jax.cli import main
+
+place, count, *arguments = sys.argv[1:]
+module, name = place.split(":")
+*path, name = name.split(".")
+owner = importlib.import_module(module)
+for part in path:
+    owner = getattr(owner, part)
+original, left = getattr(owner, name), int(count)
+
+def counted(*args, **kwargs):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+
+setattr(owner, name, counted)
+sys.exit(main(arguments))
+"""
+
+
+class Command:
+    """`o1jax` in processes of its own, on one device unless told."""
+
+    def __init__(self, folder):
+        # Programs are the same in all these processes: each is compiled once a session.
+        self._env = os.environ | {
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        }
+        self._folder = folder
+        self._killed = folder / "killed.py"
+        self._killed.write_text(KILLED_AT)
+
+    def start(self, *args, script=("-m", "o1jax"), devices=1, **env):
+        # Unoptimised machine code compiles in half the time.
+        flags = "--xla_backend_optimization_level=0"
+        flags += f" --xla_force_host_platform_device_count={devices}"
+        return subprocess.Popen(
+            [sys.executable, *map(str, (*script, *args))],
+            cwd=self._folder,
+            env=self._env | {"XLA_FLAGS": flags} | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *args, **options):
+        """Runs it to its end; (exit code, stdout, stderr)."""
+        process = self.start(*args, **options)
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    def killed_at(self, place, count, *args):
+        """Runs it until the `count`th call of `place`, module:function: kill -9."""
+        code, _, err = self(*args, script=(self._killed, place, count))
+        assert code == -9, err
+
+
+@pytest.fixture(scope="session")
+def o1jax(tmp_path_factory):
+    return Command(tmp_path_factory.mktemp("o1jax"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The file of the tiny experiment."""
+    file = tmp_path_factory.mktemp("experiment") / "tiny.gin"
+    file.write_text(EXPERIMENT)
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished(o1jax, tiny, tmp_path_factory):
+    """(workdir, stdout, stderr) of an uninterrupted run; its files are read only.
+
+    stderr also tells what was compiled.
+    """
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    code, out, err = o1jax("run", tiny, "--workdir", workdir, JAX_LOG_COMPILES="1")
+    assert code == 0, err
+    return workdir, out, err
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to do damage to."""
+    return shutil.copytree(finished[0], tmp_path / "copy")
