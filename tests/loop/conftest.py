@@ -1,11 +1,18 @@
 """A tiny experiment, the command that runs it, and one finished run of it."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
+import jax
+import numpy as np
 import pytest
+
+from o1jax.loop.checkpoint import restore_params
 
 EXPERIMENT = """
 Experiment.title = 'Tiny'
@@ -25,6 +32,8 @@ PolicyConfig.width = 16
 PolicyConfig.layers = 1
 PolicyConfig.heads = 2
 PolicyConfig.ff = 16
+OptimizerConfig.learning_rate = 0.02
+OptimizerConfig.warmup_steps = 1
 BatchConfig.rows = 8
 BatchConfig.length = 12
 SamplerConfig.max_new_tokens = 6
@@ -79,13 +88,13 @@ class Command:
         self._killed = folder / "killed.py"
         self._killed.write_text(KILLED_AT)
 
-    def start(self, *args, script=("-m", "o1jax"), devices=1, **env):
+    def start(self, *args, script=("-m", "o1jax"), devices=1, cwd=None, **env):
         # Unoptimised machine code compiles in half the time.
         flags = "--xla_backend_optimization_level=0"
         flags += f" --xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
             [sys.executable, *map(str, (*script, *args))],
-            cwd=self._folder,
+            cwd=cwd or self._folder,
             env=self._env | {"XLA_FLAGS": flags} | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -98,10 +107,42 @@ class Command:
         out, err = process.communicate()
         return process.returncode, out, err
 
-    def killed_at(self, place, count, *args):
+    def killed_at(self, place, count, *args, **options):
         """Runs it until the `count`th call of `place`, module:function: kill -9."""
-        code, _, err = self(*args, script=(self._killed, place, count))
+        code, _, err = self(*args, script=(self._killed, place, count), **options)
         assert code == -9, err
+
+
+class Finished(NamedTuple):
+    workdir: Path
+    stdout: str
+    stderr: str
+
+
+def contents(workdir):
+    """All that a finished run leaves behind, without times."""
+
+    def untimed(value):
+        if isinstance(value, dict):
+            return {k: untimed(v) for k, v in value.items() if k != "seconds"}
+        return [untimed(v) for v in value] if isinstance(value, list) else value
+
+    parts = {}
+    for folder in sorted((workdir / "checkpoints").iterdir()):
+        restored = restore_params(folder)
+        parts[folder.name] = restored.step
+        for path, leaf in jax.tree_util.tree_leaves_with_path(restored.params):
+            name = f"{folder.name}{jax.tree_util.keystr(path)}"
+            parts[name] = np.asarray(leaf).tobytes()
+    for pattern in ("metrics.jsonl", "predictions/*", "tokenizer.model"):
+        for file in workdir.glob(pattern):
+            parts[file.name] = file.read_bytes()
+    for file in [*workdir.glob("stages/*"), workdir / "results.json"]:
+        content = json.loads(file.read_text())
+        # A table in the report shows times by their column.
+        content.pop("sections")
+        parts[file.name] = untimed(content)
+    return parts
 
 
 @pytest.fixture(scope="session")
@@ -119,17 +160,26 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(o1jax, tiny, tmp_path_factory):
-    """(workdir, stdout, stderr) of an uninterrupted run; its files are read only.
-
-    stderr also tells what was compiled.
-    """
+    """An uninterrupted run, whose stderr tells what was compiled too. Read only."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    code, out, err = o1jax("run", tiny, "--workdir", workdir, JAX_LOG_COMPILES="1")
+    options = {"script": ("-X", "dev", "-m", "o1jax"), "JAX_LOG_COMPILES": "1"}
+    code, out, err = o1jax("run", tiny, "--workdir", workdir, **options)
     assert code == 0, err
-    return workdir, out, err
+    return Finished(workdir, out, err)
 
 
 @pytest.fixture
 def copied(finished, tmp_path):
     """A copy of the finished run, to do damage to."""
-    return shutil.copytree(finished[0], tmp_path / "copy")
+    return shutil.copytree(finished.workdir, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def differences():
+    """A function of two workdirs: names of what is not bit for bit the same."""
+
+    def differences(a, b):
+        a, b = contents(a), contents(b)
+        return sorted(name for name in a | b if a.get(name) != b.get(name))
+
+    return differences

@@ -8,52 +8,9 @@ import shutil
 import signal
 import time
 
-import jax
-import numpy as np
-import pytest
-
-from o1jax.loop.checkpoint import restore_params
-
-
-def contents(workdir):
-    """All that a finished run leaves behind, without times."""
-
-    def untimed(value):
-        if isinstance(value, dict):
-            return {k: untimed(v) for k, v in value.items() if k != "seconds"}
-        return [untimed(v) for v in value] if isinstance(value, list) else value
-
-    parts = {}
-    for folder in sorted((workdir / "checkpoints").iterdir()):
-        restored = restore_params(folder)
-        parts[folder.name] = restored.step
-        for path, leaf in jax.tree_util.tree_leaves_with_path(restored.params):
-            name = f"{folder.name}{jax.tree_util.keystr(path)}"
-            parts[name] = np.asarray(leaf).tobytes()
-    for pattern in ("metrics.jsonl", "predictions/*", "tokenizer.model"):
-        for file in workdir.glob(pattern):
-            parts[file.name] = file.read_bytes()
-    for file in [*workdir.glob("stages/*"), workdir / "results.json"]:
-        content = json.loads(file.read_text())
-        # A table in the report shows times by their column.
-        content.pop("sections")
-        parts[file.name] = untimed(content)
-    return parts
-
-
-@pytest.fixture(scope="session")
-def expected(finished):
-    return contents(finished[0])
-
-
-def differences(workdir, expected):
-    found = contents(workdir)
-    assert found.keys() == expected.keys()
-    return [name for name in expected if found[name] != expected[name]]
-
 
 def test_killed_anywhere_it_ends_at_the_same_parameters(
-    o1jax, tiny, tmp_path, expected
+    o1jax, tiny, tmp_path, finished, differences
 ):
     workdir = tmp_path / "run"
     command = ("run", tiny, "--workdir", workdir)
@@ -98,7 +55,7 @@ def test_killed_anywhere_it_ends_at_the_same_parameters(
 
     code, _, err = o1jax(*command)
     assert (code, err) == (0, "")
-    assert differences(workdir, expected) == []
+    assert differences(workdir, finished.workdir) == []
     steps = [json.loads(x)["step"] for x in metrics.read_text().splitlines()]
     assert steps == list(range(1, 19))  # 8 + 10, no gap and none twice
 
@@ -111,7 +68,9 @@ def damage(checkpoint):
     file.write_bytes(content)
 
 
-def test_a_damaged_newest_checkpoint_costs_some_steps(o1jax, tiny, copied, expected):
+def test_a_damaged_newest_checkpoint_costs_some_steps(
+    o1jax, tiny, copied, finished, differences
+):
     folder = copied / "checkpoints" / "02-two"
     for file in ("stages/02-two.json", "stages/03-after.json"):
         (copied / file).unlink()
@@ -122,11 +81,11 @@ def test_a_damaged_newest_checkpoint_costs_some_steps(o1jax, tiny, copied, expec
     assert first.startswith("checkpoint of step 10 is broken (")
     assert first.endswith(f"moved to {folder / 'broken-000010'}, going on from step 9")
     shutil.rmtree(folder / "broken-000010")
-    assert differences(copied, expected) == []
+    assert differences(copied, finished.workdir) == []
 
 
 def test_a_stage_whose_last_parameters_are_damaged_is_no_longer_done(
-    o1jax, tiny, copied, expected
+    o1jax, tiny, copied, finished, differences
 ):
     (copied / "stages" / "03-after.json").unlink()
     damage(copied / "checkpoints" / "02-two" / "000010")
@@ -134,11 +93,11 @@ def test_a_stage_whose_last_parameters_are_damaged_is_no_longer_done(
     assert code == 0
     assert "stage two is run again: no usable checkpoint in" in err
     assert "going on from step 9" in err
-    assert differences(copied, expected) == []
+    assert differences(copied, finished.workdir) == []
 
 
 def test_ctrl_c_is_quiet_and_leaves_the_checkpoints_intact(
-    o1jax, tiny, copied, expected
+    o1jax, tiny, copied, finished, differences
 ):
     for file in ("stages/02-two.json", "stages/03-after.json", "results.json"):
         (copied / file).unlink()
@@ -152,4 +111,4 @@ def test_ctrl_c_is_quiet_and_leaves_the_checkpoints_intact(
     assert all(line.startswith("two ") for line in err.splitlines())  # the bar
     assert not (copied / "results.json").exists()
     assert o1jax("run", tiny, "--workdir", copied)[0] == 0
-    assert differences(copied, expected) == []
+    assert differences(copied, finished.workdir) == []
