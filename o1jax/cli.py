@@ -6,6 +6,7 @@ was raised. Everything else keeps its traceback.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -38,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[args.command].call(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return 130
+        # Everything of ours is closed by now. An orderly exit of the interpreter would
+        # crash where XLA was compiling: segmentation fault, jax 0.10.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(130)
     except BrokenPipeError:  # `o1jax show FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

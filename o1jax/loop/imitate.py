@@ -53,8 +53,9 @@ class Imitate:
     steps: int = 1000
     microbatches: int = 1
     probe: Probe = field(default_factory=Probe)
-    checkpoint_every: int = 200
-    keep: int = 2  # checkpoints
+    # How often to save changes nothing else, so it may differ when a run is resumed.
+    checkpoint_every: int = field(default=200, metadata={"identity": False})
+    keep: int = field(default=2, metadata={"identity": False})  # checkpoints
 
     def __post_init__(self) -> None:
         for name in ("steps", "microbatches", "checkpoint_every", "keep"):
@@ -187,14 +188,7 @@ def _probe(run: Workdir, config: Imitate) -> Callable[[Params], dict[str, float]
     if (task := run.task(config)) is not None:
         return build_probe(run, config.probe, task)
     once = replace(config, batch=replace(config.batch, epochs=1))
-    try:
-        held_out = _stream(run, once, "valid")
-    except ValueError as error:
-        raise ValueError(
-            f"stage {config.name!r} has nothing to measure its held-out loss on "
-            f"({error}): set DatasetConfig.valid_path"
-        ) from error
-    return build_loss_probe(run, config.probe, held_out)
+    return build_loss_probe(run, config.probe, _stream(run, once, "valid"))
 
 
 def _stream(run: Workdir, config: Imitate, split: str = "train") -> BatchStream:
@@ -208,8 +202,18 @@ def _stream(run: Workdir, config: Imitate, split: str = "train") -> BatchStream:
     if (task := run.task(config)) is not None:
         source = TaskSource(task, run.experiment.seed, split)
     else:
-        source = RecordSource(prepare(config.dataset, run.path / "data"), split)
+        source = _records(run, config, split)
         if not isinstance(source[0], Example):
             return packed_batches(source, run.tokenizer, config.batch, **shared)
     template = run.experiment.template
     return sft_batches(source, run.tokenizer, template, config.batch, **shared)
+
+
+def _records(run: Workdir, config: Imitate, split: str) -> RecordSource:
+    directory = prepare(config.dataset, run.path / "data")
+    try:
+        return RecordSource(directory, split)
+    except ValueError as error:  # too few records for the hash to fill each split
+        raise ValueError(
+            f"stage {config.name!r}: {error}: set DatasetConfig.valid_path"
+        ) from error

@@ -162,7 +162,7 @@ def tiny(tmp_path_factory):
 def finished(o1jax, tiny, tmp_path_factory):
     """An uninterrupted run, whose stderr tells what was compiled too. Read only."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    options = {"script": ("-X", "dev", "-m", "o1jax"), "JAX_LOG_COMPILES": "1"}
+    options = {"script": ("-W", "always", "-m", "o1jax"), "JAX_LOG_COMPILES": "1"}
     code, out, err = o1jax("run", tiny, "--workdir", workdir, **options)
     assert code == 0, err
     return Finished(workdir, out, err)

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -133,3 +135,8 @@ def test_a_damaged_checkpoint_is_one_line_too(copied, capsys):
     *said, error = capsys.readouterr().err.splitlines()
     assert len(said) == 2  # one broken step each
     assert error.startswith("o1jax: error: no usable checkpoint in ")
+
+
+def test_help_and_mistakes_need_no_jax():
+    code = "import sys, o1jax.cli; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -110,5 +110,18 @@ def test_ctrl_c_is_quiet_and_leaves_the_checkpoints_intact(
     assert process.returncode == 130
     assert all(line.startswith("two ") for line in err.splitlines())  # the bar
     assert not (copied / "results.json").exists()
-    assert o1jax("run", tiny, "--workdir", copied)[0] == 0
+    # How often a run saves may change on the way.
+    often = ("--set", "Imitate.checkpoint_every=1")
+    assert o1jax("run", tiny, "--workdir", copied, *often)[0] == 0
     assert differences(copied, finished.workdir) == []
+
+
+def test_ctrl_c_while_a_program_is_compiled_is_no_crash(o1jax, tiny, tmp_path):
+    options = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    process = o1jax.start("run", tiny, "--workdir", tmp_path / "run", **options)
+    while process.poll() is None and not (tmp_path / "run/tokenizer.model").exists():
+        time.sleep(0.002)
+    time.sleep(0.3)  # a second and more of compilation begins here
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 130

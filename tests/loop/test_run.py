@@ -80,7 +80,7 @@ def test_each_program_is_compiled_once_a_stage_and_shape(finished):
 
 
 def test_a_run_warns_of_nothing(finished):
-    """Under -X dev, which shows all warnings, files left open among them."""
+    """Under -W always, which shows all warnings, files left open among them."""
     ours = [line for line in finished.stderr.splitlines() if "jax._src" not in line]
     assert [
         line for line in ours if not re.match(r"(before|one|two|after)\b", line)

@@ -117,7 +117,7 @@ def test_ask_answers_without_a_verdict_and_eval_has_nothing_to_grade(
         ),
         (
             "pre/DatasetConfig.valid_path=''",
-            "has no 'valid' records, only {'train': 1}): set DatasetConfig.valid_path",
+            "has no 'valid' records, only {'train': 1}: set DatasetConfig.valid_path",
         ),
         ("pre/DatasetConfig.path='txt'", "no such file or folder: txt"),
     ],
