@@ -5,13 +5,14 @@
     params = policy.unstack(params)                     # in front of a decoding loop
     output, cache = policy.start(params, tokens, length, capacity=S)   # prefill
     output, cache = policy.step(params, cache, token)                  # one token a row
+    output, k, v = policy.extend(params, tokens, position, contexts, at=at)  # a search
 
 Outputs follow the one time convention (types.py): logits[t] and value[t] are about
 token t given the tokens before it; the shift happens here and nowhere else. Nobody
 outside policy/ sees a module. Layers are stacked [L, ...] in the parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
@@ -31,9 +32,12 @@ from o1jax.policy.attention import (
     rotation,
     write_cached,
 )
+from o1jax.policy.context import Context, attend_contexts
 from o1jax.policy.heads import ScalarHead, Unembed
 from o1jax.policy.transformer import Block, Embed, RMSNorm
 from o1jax.types import KVCache, Params, PolicyOutput
+
+Pages = tuple[jax.Array, ...]  # L x [B, K, T, E], keys or values of new tokens
 
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -108,6 +112,19 @@ class Step(Protocol):
     ) -> tuple[PolicyOutput, KVCache]: ...
 
 
+class Extend(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        position: jax.Array,
+        contexts: Sequence[Context],
+        *,
+        at: jax.Array,
+        own: jax.Array | None = None,
+    ) -> tuple[PolicyOutput, Pages, Pages]: ...
+
+
 class Policy(NamedTuple):
     """Pure functions; build one with `build_policy`."""
 
@@ -116,6 +133,7 @@ class Policy(NamedTuple):
     forward: Forward
     start: Start
     step: Step
+    extend: Extend | None = None  # only a search needs it
 
 
 def build_policy(config: PolicyConfig) -> Policy:
@@ -123,7 +141,7 @@ def build_policy(config: PolicyConfig) -> Policy:
     if config.vocab < 1:
         raise ValueError("PolicyConfig.vocab is 0: take it from a tokenizer first")
     net = _Network(config)
-    return Policy(net.init, net.unstack, net.forward, net.start, net.step)
+    return Policy(net.init, net.unstack, net.forward, net.start, net.step, net.extend)
 
 
 class _Network:
@@ -284,6 +302,47 @@ class _Network:
         h = self.norm.apply({"params": params["final_norm"]}, h[:, 0])
         cache = KVCache(k=tuple(keys), v=tuple(values), length=position + 1)
         return self._read_out(params, h, h), cache
+
+    def extend(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        position: jax.Array,
+        contexts: Sequence[Context],
+        *,
+        at: jax.Array,
+        own: jax.Array | None = None,
+    ) -> tuple[PolicyOutput, Pages, Pages]:
+        """Reads tokens i32[B, T] at `position` i32[B, T] behind what contexts hold.
+
+        Args:
+          at: i32[B, Q], indices into T. Output q of a row is about the token behind
+            that one; its process score is that of the text up to it.
+          own: bool[T, T], which of the T tokens (second axis) each one sees; default
+            causal. Alternatives to one another are read at once with jnp.eye(T).
+
+        Returns:
+          PolicyOutput [B, Q, ...], and keys and values of the T tokens by layer.
+        """
+        T = tokens.shape[1]
+        chex.assert_equal_shape([tokens, position])
+        own = jnp.tri(T, dtype=bool) if own is None else own
+        angles = jax.lax.optimization_barrier(self.rotation(position))
+        h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
+        keys, values = [], []
+
+        def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            i = len(keys)
+            keys.append(k.transpose(0, 2, 1, 3))
+            values.append(v.transpose(0, 2, 1, 3))
+            held = [context.layer(i) for context in contexts]
+            return attend_contexts(q, keys[i], values[i], own, held)
+
+        for block in self.unstack(params)["layers"]:
+            h = self.block.apply({"params": block}, h, angles, attend_and_keep)
+        h = jnp.take_along_axis(h, at[:, :, None], axis=1)
+        h = self.norm.apply({"params": params["final_norm"]}, h)
+        return self._read_out(params, h, h), tuple(keys), tuple(values)
 
     def _read_out(
         self, params: Params, before: jax.Array, after: jax.Array

@@ -1,0 +1,82 @@
+"""Attention of new tokens to keys and values that lie in several places.
+
+In: the queries, keys and values of T new tokens a row, and contexts: stretches of keys
+and values computed before, each with a mask of who may see what. Out: attention over
+all of them together, as if they lay in one row. A tree search reads the prompt, the
+steps of the ancestors and the step so far this way, each from where it is kept.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from o1jax.policy.attention import MASKED
+
+
+class Context(NamedTuple):
+    """Keys and values of all layers that the tokens of B rows may attend to.
+
+    There may be fewer rows than B: each then serves B / rows neighbouring rows of
+    queries, which is how the leaves of one tree share their prompt without a copy.
+    """
+
+    k: tuple[jax.Array, ...]  # L x [rows, K, S, E]
+    v: tuple[jax.Array, ...]
+    mask: jax.Array  # bool[B or 1, T or 1, S]  what each new token sees
+
+    def layer(self, i: int) -> "Stretch":
+        """One layer's part."""
+        return self.k[i], self.v[i], self.mask
+
+
+Stretch = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def attend_contexts(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    own: jax.Array,
+    stretches: Sequence[Stretch],
+) -> jax.Array:
+    """New tokens against stretches (k, v, mask) of one layer and one another.
+
+    Args:
+      q: [B, T, K, G, E]; k, v: [B, K, T, E], the layout of the stretches.
+      own: bool[T, T], which of the new tokens (second axis) each one sees.
+
+    Returns:
+      [B, T, K, G, E] in q's dtype. Scores and softmax are f32.
+    """
+    B, T, K, G, E = q.shape
+    chex.assert_shape([k, v], (B, K, T, E))
+    q = q * E**-0.5
+    stretches = [*stretches, (k, v, own[None])]
+    scores = []
+    for keys, _, mask in stretches:
+        rows, _, S, _ = keys.shape
+        # [rows, K, m T G, E]: batch dimensions in front, a plain product for each.
+        queries = q.reshape(rows, B // rows * T, K, G, E).transpose(0, 2, 1, 3, 4)
+        score = jnp.einsum(
+            "bkqe,bkse->bkqs",
+            queries.reshape(rows, K, -1, E),
+            keys,
+            preferred_element_type=jnp.float32,
+        )
+        score = score.reshape(rows, K, B // rows, T, G, S).swapaxes(1, 2)
+        score = score.reshape(B, K, T, G, S)
+        scores.append(jnp.where(mask[:, None, :, None], score, MASKED))
+    weight = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(v.dtype)
+    out, offset = 0, 0
+    for _, values, _ in stretches:
+        rows, _, S, _ = values.shape
+        part = weight[..., offset : offset + S]
+        part = part.reshape(rows, B // rows, K, T * G, S).swapaxes(1, 2)
+        mixed = jnp.einsum("bkqs,bkse->bkqe", part.reshape(rows, K, -1, S), values)
+        mixed = mixed.reshape(rows, K, B // rows, T, G, E).swapaxes(1, 2)
+        out += mixed.reshape(B, K, T, G, E)
+        offset += S
+    return out.transpose(0, 2, 1, 3, 4)

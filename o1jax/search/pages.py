@@ -1,0 +1,127 @@
+"""What a tree over text keeps of a node, and what is read from it.
+
+A page holds one step: its tokens, keys and values, and the steps that were drawn to
+follow it as tokens only (numbers, 4 bytes a token; keys and values are hundreds). What
+is above a step lies in its ancestors' pages, so N nodes of S tokens are one sequence
+of N * S tokens. What a guide may look at is here too, and the account of tokens.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from o1jax.rollout.branch import Candidates
+from o1jax.search.tree import Tree
+from o1jax.types import Params, Spent
+
+
+@flax.struct.dataclass(kw_only=True)
+class StepPage:
+    """A node: the step that leads to it. The root's is empty, for it is the prompt."""
+
+    k: tuple[jax.Array, ...]  # L x [..., Hkv, S, E]  of the step alone
+    v: tuple[jax.Array, ...]
+    tokens: jax.Array  # i32[..., S]
+    logprob: jax.Array  # f32[..., S]
+    length: jax.Array  # i32[...]
+    finished: jax.Array  # bool[...]  the step ends with a stop token
+    value: jax.Array  # f32[...]    value head behind the step, or before a stop token
+    process: jax.Array  # f32[...]  process head at the step's last token, a logit
+    reward_tokens: jax.Array  # i32[...]  read by a reward model for this node
+    key: jax.Array  # u32[..., 2]  of the node: what is drawn below it
+    next: Candidates
+
+
+class NodeState(NamedTuple):
+    """What a guide may look at: M new nodes of each of B problems.
+
+    The path's steps come in order, the node's own last; a step of length 0 is none
+    (the root's, and places behind the path).
+    """
+
+    tokens: jax.Array  # i32[B, M, D + 1, S]
+    logprob: jax.Array  # f32[B, M, D + 1, S]
+    length: jax.Array  # i32[B, M, D + 1]
+    finished: jax.Array  # bool[B, M]
+    value: jax.Array  # f32[B, M]    of the heads, as in StepPage
+    process: jax.Array  # f32[B, M]
+
+
+class Guidance(NamedTuple):
+    """A guide's answer."""
+
+    value: jax.Array  # f32[B, M]
+    tokens: jax.Array | int = 0  # i32[B, M]  read by a model other than the policy
+
+
+Guide = Callable[[Params, NodeState], Guidance]
+
+
+def _likelihood(params: Params, state: NodeState) -> Guidance:
+    """Geometric mean of the path's token probabilities, exp of the mean log-prob."""
+    tokens = jnp.maximum(jnp.sum(state.length, axis=-1), 1)
+    return Guidance(jnp.exp(jnp.sum(state.logprob, axis=(-2, -1)) / tokens))
+
+
+# Internal guides: they cost no token, and their values lie in [0, 1] (the value head's
+# where returns do).
+GUIDES: dict[str, Guide] = {
+    "value": lambda params, state: Guidance(state.value),
+    "process": lambda params, state: Guidance(jax.nn.sigmoid(state.process)),
+    "likelihood": _likelihood,
+    "constant": lambda params, state: Guidance(jnp.full_like(state.value, 0.5)),
+}
+
+
+def of_nodes(rows: jax.Array, node: jax.Array) -> jax.Array:
+    """[B, N, ...] read at node ids i32[B, ...]."""
+    tree = jnp.arange(rows.shape[0]).reshape(-1, *[1] * (node.ndim - 1))
+    return rows[tree, node]
+
+
+def along(rows: jax.Array, path: jax.Array) -> jax.Array:
+    """[B, N, ...] read along paths i32[B, M, D]: [B, M, D, ...], 0 behind the path."""
+    on = (path >= 0).reshape(*path.shape, *[1] * (rows.ndim - 2))
+    return jnp.where(on, of_nodes(rows, jnp.maximum(path, 0)), 0)
+
+
+def path_pages(pages: jax.Array, path: jax.Array) -> jax.Array:
+    """Keys or values of a layer along paths: [B, N, H, S, E] -> [B M, H, D S, E]."""
+    B, M, D = path.shape
+    _, _, H, S, E = pages.shape
+    gathered = of_nodes(pages, jnp.maximum(path, 0)).swapaxes(2, 3)
+    return gathered.reshape(B * M, H, D * S, E)
+
+
+def node_state(store: StepPage, path: jax.Array, page: StepPage) -> NodeState:
+    """The guide's view of pages [B, M, ...] below paths i32[B, M, D]."""
+    behind = lambda rows, own: jnp.concatenate([along(rows, path), own[:, :, None]], 2)
+    return NodeState(
+        tokens=behind(store.tokens, page.tokens),
+        logprob=behind(store.logprob, page.logprob),
+        length=behind(store.length, page.length),
+        finished=page.finished,
+        value=page.value,
+        process=page.process,
+    )
+
+
+def spent(tree: Tree) -> Spent:
+    """Tokens that the nodes of each tree cost, i32[B] each.
+
+    Generated: all that was drawn, duplicates and steps never taken up included.
+    Re-read: every node's step, read a second time when it became a node. The prompt's
+    first reading is in neither, and flops are left to who counts programs. Of a reused
+    tree, take the difference to what was spent before.
+    """
+    store: StepPage = tree.store
+    held = jnp.arange(store.length.shape[1])[None] < tree.used[:, None]
+    total = lambda x: jnp.sum(jnp.where(held, x, 0), axis=-1)
+    return Spent(
+        generated_tokens=total(jnp.sum(store.next.length, axis=-1)),
+        reread_tokens=total(store.length),
+        reward_tokens=total(store.reward_tokens),
+    )
