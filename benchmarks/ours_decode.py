@@ -16,8 +16,8 @@ from o1jax.rollout.sampling import SamplingConfig
 from o1jax.types import Prompts
 
 
-def load(size: sizes.Size) -> Policy:
-    """The policy of a size."""
+def load(size: sizes.Size, unroll: int = 1) -> Policy:
+    """The policy of a size; `unroll` layers at once in training."""
     return build_policy(
         PolicyConfig(
             vocab=size.vocab,
@@ -25,6 +25,7 @@ def load(size: sizes.Size) -> Policy:
             layers=size.layers,
             heads=size.heads,
             ff=size.ff,
+            unroll=unroll,
         )
     )
 

@@ -16,7 +16,7 @@ from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
 from o1jax.learn.update import build_update
 from o1jax.types import TokenBatch, TrainState
 
-MICROBATCHES = {"1m": 32, "20m": 4}
+MICROBATCHES = {"1m": 16, "20m": 4}
 
 
 def some_batch(size: sizes.Size) -> TokenBatch:
@@ -34,7 +34,7 @@ def build(case: str) -> tuple[worker.Run, worker.Run]:
     """`train/SIZE` or `train/SIZE/MICROBATCHES`."""
     _, name, *pieces = sizes.parse(case)
     size = sizes.SIZES[name]
-    policy = ours_decode.load(size)
+    policy = ours_decode.load(size, unroll=size.layers)
     optimizer = build_optimizer(OptimizerConfig(learning_rate=3e-4), steps=10_000)
     microbatches = int(pieces[0]) if pieces else MICROBATCHES[name]
     update = build_update(imitation(policy), optimizer, microbatches=microbatches)
