@@ -1,4 +1,4 @@
-"""The train state: made once, born in the shardings it will live in."""
+"""Parameters and train states, born in the shardings that they will live in."""
 
 import jax
 import jax.numpy as jnp
@@ -7,34 +7,27 @@ from jax.sharding import Mesh
 
 from o1jax.parallel.sharding import Rules, shardings
 from o1jax.policy.policy import Policy
-from o1jax.types import TrainState
+from o1jax.types import Params, TrainState
 
 
-def init_state(
-    policy: Policy,
+def init_params(policy: Policy, key: jax.Array, *, mesh: Mesh, rules: Rules) -> Params:
+    """Fresh parameters; the same numbers on every mesh."""
+    placed = shardings(jax.eval_shape(policy.init, key), rules, mesh)
+    return jax.jit(policy.init, out_shardings=placed)(key)
+
+
+def new_state(
+    params: Params,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     *,
     mesh: Mesh,
     rules: Rules,
 ) -> TrainState:
-    """Fresh parameters and optimizer state; the same numbers on every mesh."""
+    """A stage's first state: step 0, a new optimizer. The parameters are donated."""
 
-    def make(key: jax.Array) -> TrainState:
-        init, rest = jax.random.split(key)
-        params = policy.init(init)
-        return TrainState(jnp.int32(0), params, optimizer.init(params), rest)
+    def make(params: Params, key: jax.Array) -> TrainState:
+        return TrainState(jnp.int32(0), params, optimizer.init(params), key)
 
-    placed = shardings(jax.eval_shape(make, key), rules, mesh)
-    return jax.jit(make, out_shardings=placed)(key)
-
-
-def begin_stage(
-    state: TrainState, optimizer: optax.GradientTransformation
-) -> TrainState:
-    """The same parameters under a new optimizer, from step 0."""
-    opt_state = jax.jit(
-        optimizer.init,
-        out_shardings=jax.tree.map(lambda x: x.sharding, state.opt_state),
-    )(state.params)
-    return TrainState(jnp.zeros_like(state.step), state.params, opt_state, state.key)
+    placed = shardings(jax.eval_shape(make, params, key), rules, mesh)
+    return jax.jit(make, out_shardings=placed, donate_argnums=0)(params, key)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from o1jax.config import configurable
 from o1jax.data.batches import (
@@ -26,6 +25,7 @@ from o1jax.data.batches import (
 from o1jax.data.datasets import DatasetConfig, RecordSource, TaskSource, prepare
 from o1jax.learn.objectives import imitation
 from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
+from o1jax.learn.state import new_state
 from o1jax.learn.update import Update, build_update, jit_update
 from o1jax.loop.checkpoint import Checkpoints
 from o1jax.loop.ledger import Ledger, count_flops
@@ -33,7 +33,7 @@ from o1jax.loop.metrics import Metrics, progress
 from o1jax.loop.probe import Probe, build_loss_probe, build_probe
 from o1jax.loop.workdir import StageRecord, Workdir
 from o1jax.parallel.mesh import put_batch
-from o1jax.parallel.sharding import TRANSFORMER_RULES, shardings
+from o1jax.parallel.sharding import TRANSFORMER_RULES
 from o1jax.tasks.task import Example, Task
 from o1jax.types import Params, TrainState
 
@@ -163,13 +163,7 @@ def _first_state(run: Workdir, optimizer: Any) -> TrainState:
     """A new optimizer around the parameters that the stage before left."""
     params, run.params = run.current_params(), None  # the first update donates them
     _, key = jax.random.split(run.key)
-
-    def make(params: Params, key: jax.Array) -> TrainState:
-        return TrainState(jnp.int32(0), params, optimizer.init(params), key)
-
-    shapes = jax.eval_shape(make, params, key)
-    placed = shardings(shapes, TRANSFORMER_RULES, run.mesh)
-    return jax.jit(make, out_shardings=placed, donate_argnums=0)(params, key)
+    return new_state(params, optimizer, key, mesh=run.mesh, rules=TRANSFORMER_RULES)
 
 
 def _resume(

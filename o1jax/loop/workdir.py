@@ -24,10 +24,11 @@ from jax.sharding import Mesh
 from o1jax.data import tokenizer as tokenizers
 from o1jax.data.datasets import RecordSource, prepare
 from o1jax.data.tokenizer import Tokenizer
+from o1jax.learn.state import init_params
 from o1jax.loop.checkpoint import CheckpointError, restore_params
 from o1jax.loop.ledger import Ledger
 from o1jax.parallel.mesh import build_mesh
-from o1jax.parallel.sharding import TRANSFORMER_RULES, shard, shardings
+from o1jax.parallel.sharding import TRANSFORMER_RULES, shard
 from o1jax.policy.policy import Policy, build_policy
 from o1jax.tasks.task import Task
 from o1jax.types import Params
@@ -104,9 +105,9 @@ class Workdir:
         """Parameters after the stages so far; fresh ones if none has trained."""
         if self.params is None:
             key, _ = jax.random.split(self.key)
-            shapes = jax.eval_shape(self.policy.init, key)
-            placed = shardings(shapes, TRANSFORMER_RULES, self.mesh)
-            self.params = jax.jit(self.policy.init, out_shardings=placed)(key)
+            self.params = init_params(
+                self.policy, key, mesh=self.mesh, rules=TRANSFORMER_RULES
+            )
         return self.params
 
     def newest_params(self) -> Params:
