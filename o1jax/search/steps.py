@@ -279,6 +279,8 @@ def move(problems: Problems, tree: Tree, action: jax.Array) -> tuple[Problems, T
 
     reuse.advance, and what the old root's page holds is moved behind the prompt, where
     it takes S places. A guide sees the path from the new root on. To search on: grow().
+    Nodes at the old max_depth drew nothing and stay leaves, so when moves are to come
+    let max_depth be that of a whole answer.
     """
     root: StepPage = jax.tree.map(lambda x: x[:, 0], tree.store)
     slot = jnp.arange(root.tokens.shape[1])

@@ -16,7 +16,7 @@ from o1jax.rollout.sampling import SamplingConfig, sampling_logprobs
 from o1jax.search.mcts import Mcts, grow
 from o1jax.search.pages import GUIDES, Guidance, NodeState, spent
 from o1jax.search.steps import Steps, StepSearch, move
-from o1jax.search.tree import Edges, plant
+from o1jax.search.tree import Edges
 from o1jax.types import Prompts
 
 STEP_END, STOP = 10, 11
@@ -148,32 +148,30 @@ def test_after_moves_pages_still_equal_reading_anew():
 
     @partial(jax.jit, compiler_options=FAST)
     def start(params):
-        problems, root, page = searcher.start(params, KEYS, PROMPTS)
-        return problems, plant(root, page, nodes=NODES)
+        return searcher.start(params, KEYS, PROMPTS)[0]
 
     @partial(jax.jit, compiler_options=FAST)
     def search(params, problems, tree):
         expand_fn = searcher.expand_fn(problems)
         return grow(params, jax.random.key(0), tree, expand_fn, MCTS)
 
+    problems = start(params)
     on = jax.jit(move, compiler_options=FAST)
-    problems, tree = start(params)
-    prefixes, rows = list(PROMPT_TEXTS), 0
-    for moves in range(3):
-        result = search(params, problems, tree)
-        rows += int(jnp.sum(result.counts.rows))
-        tree = result.tree
-        check_against_reading_anew(jax.tree.map(np.asarray, tree), prefixes)
+    tree, prefixes = jax.tree.map(jnp.asarray, run().tree), list(PROMPT_TEXTS)
+    for _ in range(2):
         for b in range(3):
             length = int(tree.store.length[b, 0])
-            assert (length > 0) == (moves > 0)
             prefixes[b] = prefixes[b] + tree.store.tokens[b, 0, :length].tolist()
         # The most visited child that goes on, so that no tree ends.
         visits = jnp.where(tree.edges.discount > 0, tree.child_visits, -1)[:, 0]
         problems, tree = on(problems, tree, jnp.argmax(visits, axis=-1))
-        assert tree.live.all() and (tree.used > 1).any()
+        assert tree.live.all() and (tree.store.length[:, 0] > 0).all()
         assert problems.length.tolist() == [len(prefix) for prefix in prefixes]
-    assert rows > 3 * NODES
+    # Two steps were taken: one lies behind the prompt, one is the root's page.
+    assert (problems.length > LENGTH).all()
+    kept, result = tree.used, search(params, problems, tree)
+    assert (result.tree.used > kept).all()
+    check_against_reading_anew(jax.tree.map(np.asarray, result.tree), prefixes)
 
 
 def test_steps_end_where_they_should():
@@ -237,6 +235,8 @@ def test_samples_are_those_of_the_key_in_any_batch():
     np.testing.assert_array_equal(base.tree.child_visits[order], few.tree.child_visits)
     close(base.value[order], few.value)
     jax.tree.map(np.testing.assert_array_equal, base, run())
+    used = [base.tree.store.key[b, node].tolist() for b, node, _ in nodes_of(base.tree)]
+    assert len({tuple(key) for key in used}) == len(used)  # siblings draw differently
     fresh = run(keys=KEYS[::-1])
     assert (fresh.tree.store.next.tokens[0] != base.tree.store.next.tokens[0]).any()
 
