@@ -88,6 +88,18 @@ def along(rows: jax.Array, path: jax.Array) -> jax.Array:
     return jnp.where(on, of_nodes(rows, jnp.maximum(path, 0)), 0)
 
 
+def pick(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x [B, M, K, ...] at index i32[B, M] of its third axis."""
+    index = index.reshape(*index.shape, *[1] * (x.ndim - 2))
+    return jnp.take_along_axis(x, index, axis=2)[:, :, 0]
+
+
+def fold_keys(data: jax.Array, number: jax.Array) -> jax.Array:
+    """fold_in [B, M] on the numbers of keys: a tree's store holds plain arrays."""
+    fold = lambda key, n: jax.random.fold_in(jax.random.wrap_key_data(key), n)
+    return jax.random.key_data(jax.vmap(jax.vmap(fold))(data, number))
+
+
 def path_pages(pages: jax.Array, path: jax.Array) -> jax.Array:
     """Keys or values of a layer along paths: [B, N, H, S, E] -> [B M, H, D S, E]."""
     B, M, D = path.shape

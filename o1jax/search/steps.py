@@ -29,9 +29,11 @@ from o1jax.search.pages import (
     NodeState,
     StepPage,
     along,
+    fold_keys,
     node_state,
     of_nodes,
     path_pages,
+    pick,
 )
 from o1jax.search.reuse import advance
 from o1jax.search.simulate import ExpandFn, last_node
@@ -173,10 +175,10 @@ class StepSearch:
         R, S = B * M, self.config.tokens
         parent = last_node(path)
         child = jnp.maximum(action, 0)
-        step = jax.tree.map(lambda x: _pick(of_nodes(x, parent), child), store.next)
+        step = jax.tree.map(lambda x: pick(of_nodes(x, parent), child), store.next)
         # An unwanted row may be of length 0: it reads its first slot.
         last = jnp.maximum(step.length - 1, 0)
-        finished = jnp.isin(_pick(step.tokens, last), jnp.array(self.stop_ids))
+        finished = jnp.isin(pick(step.tokens, last), jnp.array(self.stop_ids))
 
         lengths = along(store.length, path)
         begin = problems.length[:, None] + jnp.sum(lengths, axis=-1)
@@ -215,7 +217,7 @@ class StepSearch:
             value=jnp.where(finished, before, after),
             process=leaves(output.process)[..., 0],
             reward_tokens=jnp.zeros((B, M), jnp.int32),
-            key=_fold(of_nodes(store.key, parent), child),
+            key=fold_keys(of_nodes(store.key, parent), child),
             next=None,
         )
         depth = jnp.sum(path >= 0, axis=-1)  # the deepest nodes draw nothing
@@ -242,7 +244,7 @@ class StepSearch:
         """Draws the steps behind new nodes [B, M] where `open_`, and asks the guide."""
         B, M = open_.shape
         K, S = self.config.children, self.config.tokens
-        own = _fold(page.key, jnp.full((B, M), K))  # the children have 0 .. K - 1
+        own = fold_keys(page.key, jnp.full((B, M), K))  # the children have 0 .. K - 1
         uniform = jax.vmap(
             lambda data: jax.random.uniform(jax.random.wrap_key_data(data), (K, S))
         )(own.reshape(B * M, -1))
@@ -294,15 +296,3 @@ def move(problems: Problems, tree: Tree, action: jax.Array) -> tuple[Problems, T
         length=problems.length + root.length,
     )
     return problems, advance(tree, action)
-
-
-def _pick(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x [B, M, K, ...] at index i32[B, M] of its third axis."""
-    index = index.reshape(*index.shape, *[1] * (x.ndim - 2))
-    return jnp.take_along_axis(x, index, axis=2)[:, :, 0]
-
-
-def _fold(data: jax.Array, number: jax.Array) -> jax.Array:
-    """fold_in [B, M] on the numbers of keys: a tree's store holds plain arrays."""
-    fold = lambda key, n: jax.random.fold_in(jax.random.wrap_key_data(key), n)
-    return jax.random.key_data(jax.vmap(jax.vmap(fold))(data, number))
