@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from o1jax.config import ConfigError, check_workdir, configurable, load
@@ -417,6 +417,7 @@ WORDS = ["Lab", "Net", "task", "width", "@", "()", "=", ".", "/", "%", "[", "]",
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
+@example(text='include"""\n"""')
 def test_any_text_loads_or_is_refused_in_one_line(tmp_path_factory, text):
     file = tmp_path_factory.getbasetemp() / "any.gin"
     file.write_text("Lab.task = @Sums()\n" + text)

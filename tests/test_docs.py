@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import o1jax.loop.experiment  # noqa: F401  before the registry is put aside
 from o1jax.config import registry
 
 DOCS = Path(__file__).parents[1] / "docs"

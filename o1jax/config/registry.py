@@ -16,6 +16,10 @@ REGISTRY: dict[str, type] = {}
 class ConfigError(ValueError):
     """What is wrong with an experiment, in one line that names the place."""
 
+    def __init__(self, message: str) -> None:
+        # A name quoted from the user's file may itself hold a line break.
+        super().__init__(message.replace("\n", "\\n"))
+
 
 def configurable(cls: Class) -> Class:
     """Let experiment files bind this frozen dataclass under its class name.
