@@ -4,6 +4,7 @@ Set in the environment, before jax is imported, so that subprocesses of tests ge
 same. A test on one device needs nothing special: jax uses device 0 unless told.
 """
 
+import functools
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,6 +19,7 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax
 import pytest
+from tiny import tiny
 
 
 @pytest.fixture
@@ -25,3 +27,16 @@ def any_rank():
     """For a test of code that broadcasts ranks silently, such as a library's own."""
     with jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(scope="session")
+def make():
+    """overrides of a PolicyConfig -> (config, policy, params), see tiny.py."""
+    return tiny
+
+
+@pytest.fixture(scope="session")
+def jit():
+    """jax.jit into unoptimised machine code, which compiles in half the time."""
+    options = {"xla_backend_optimization_level": 0}
+    return functools.partial(jax.jit, compiler_options=options)

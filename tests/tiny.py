@@ -1,11 +1,13 @@
-"""Policies so small that a test sees every number, with no parameter at its default."""
+"""Policies so small that a test sees every number, with no parameter at its default.
+
+Tests get them through the fixture `make`.
+"""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from o1jax.policy.policy import PolicyConfig, build_policy
 
@@ -29,15 +31,3 @@ def tiny(**overrides):
 
     shapes = jax.eval_shape(policy.init, jax.random.key(0))
     return config, policy, jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-@pytest.fixture(scope="session")
-def make():
-    return tiny
-
-
-@pytest.fixture(scope="session")
-def jit():
-    """jax.jit into unoptimised machine code, which compiles in half the time."""
-    options = {"xla_backend_optimization_level": 0}
-    return functools.partial(jax.jit, compiler_options=options)
