@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from o1jax.search.expand import last_node
 from o1jax.search.mcts import Mcts, mcts
-from o1jax.search.simulate import last_node
 from o1jax.types import NodeEval
 
 CHILDREN = 4

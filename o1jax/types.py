@@ -102,6 +102,10 @@ class NodeEval(NamedTuple):
     value: jax.Array  # f32[B]       of the state the node stands for
     reward: jax.Array  # f32[B]      paid on the edge into the node
     discount: jax.Array  # f32[B]    0 at a terminal node
+    # The action of a sibling that is the same child, -1 if there is none. The network
+    # finds out when it has drawn the child; such a leaf becomes a visit of its twin.
+    twin: jax.Array | None = None  # i32[B]
+    cost: jax.Array | None = None  # f32[B]  of this row, e.g. tokens drawn
 
 
 class TrainState(NamedTuple):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from o1jax.config import configurable
 from o1jax.search import gumbel as gumbel_rule
+from o1jax.search.expand import ExpandFn, expand
 from o1jax.search.gumbel import Gumbel
 from o1jax.search.select import (
     Node,
@@ -23,7 +24,7 @@ from o1jax.search.select import (
     ucb_score,
     with_noise,
 )
-from o1jax.search.simulate import ExpandFn, ScoreFn, backup, expand, select
+from o1jax.search.simulate import ScoreFn, backup, select
 from o1jax.search.tree import Counts, Edges, Page, SearchResult, Tree, plant
 from o1jax.types import NodeEval, Params
 

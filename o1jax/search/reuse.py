@@ -53,5 +53,6 @@ def advance(tree: Tree, action: jax.Array) -> Tree:
         live=(root >= 0) & (taken.discount != 0) & jnp.any(edges.valid[:, 0], axis=-1),
         exhausted=jnp.zeros(batch, bool),
         used=used,
+        cost=jnp.zeros(batch),
         store=jax.tree.map(lambda x: x[row[:, None], source], tree.store),
     )

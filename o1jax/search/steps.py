@@ -22,6 +22,7 @@ from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
 from o1jax.rollout.branch import draw_counts, draw_steps
 from o1jax.rollout.sampling import SamplingConfig
+from o1jax.search.expand import ExpandFn, last_node
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.pages import (
     GUIDES,
@@ -36,7 +37,6 @@ from o1jax.search.pages import (
     pick,
 )
 from o1jax.search.reuse import advance
-from o1jax.search.simulate import ExpandFn, last_node
 from o1jax.search.tree import SearchResult, Tree
 from o1jax.types import NodeEval, Params, Prompts
 

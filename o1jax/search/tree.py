@@ -94,6 +94,7 @@ class Tree:
     live: jax.Array  # bool[B]  may be searched: not finished, pool not exhausted
     exhausted: jax.Array  # bool[B]  a leaf found no room in the pool
     used: jax.Array  # i32[B]  nodes in use, the root included
+    cost: jax.Array  # f32[B]  sum of NodeEval.cost
     store: Store  # [B, N, ...]
 
     @property
@@ -132,6 +133,11 @@ class Tree:
         """f32[B, N]: the network's value of a node."""
         raw_value = self._from_edge(self.edges.raw_value, 0.0)
         return raw_value.at[:, 0].set(self.root_raw_value)
+
+    @property
+    def logprior(self) -> jax.Array:
+        """f32[B, N]: log-probability of the edge into a node; 0 for the root."""
+        return self._from_edge(self.edges.logprior, 0.0)
 
     @property
     def reward(self) -> jax.Array:
@@ -212,6 +218,7 @@ def plant(root: NodeEval, page: Page, *, nodes: int) -> Tree:
         live=(root.discount != 0) & jnp.any(root.prior > -jnp.inf, axis=-1),
         exhausted=jnp.zeros(batch, bool),
         used=jnp.ones(batch, jnp.int32),
+        cost=jnp.zeros(batch),
         store=jax.tree.map(
             lambda x: jnp.zeros((batch, nodes, *x.shape[1:]), x.dtype).at[:, 0].set(x),
             page,

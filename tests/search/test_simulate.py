@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from toys import Game, expand_fn, last_node, random_game, root_of, search
 
+from o1jax.search.expand import Expansion, Leaf, expand
 from o1jax.search.mcts import Mcts
 from o1jax.search.select import Puct, Widening, puct_score
-from o1jax.search.simulate import Expansion, Leaf, backup, expand, select
+from o1jax.search.simulate import backup, select
 from o1jax.search.tree import VISITS, Edges, plant
 
 NODES, CHILDREN, DEPTH = 6, 2, 4
