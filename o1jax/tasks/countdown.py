@@ -131,6 +131,8 @@ class Countdown(StepTask):
     max_target: int = 50
     max_value: int = 100
 
+    value_needs_answer = False  # the target is in the question
+
     def __post_init__(self) -> None:
         check_int(self, "numbers", 2, MAX_NUMBERS)
         check_int(self, "max_value", 1, 1000)

@@ -34,6 +34,8 @@ def split_steps(response: str) -> tuple[list[str], list[int], str]:
 class StepTask:
     """Grades responses by walking over states; a task fills in the five below."""
 
+    value_needs_answer = True
+
     def make(self, rng: np.random.Generator) -> Example:
         """One random example; which split it belongs to does not matter here."""
         raise NotImplementedError
@@ -84,12 +86,17 @@ class StepTask:
 
     def state_value(self, example: Example, steps: Sequence[str]) -> float:
         """Best outcome still reachable after these steps, exact; 0.0 after a fault."""
+        state = self.state_after(example, steps)
+        return 0.0 if state is None else self.value(state)
+
+    def state_after(self, example: Example, steps: Sequence[str]) -> State | None:
+        """Where these steps lead, whatever way they took; None after a fault."""
         state = self.start(example)
         for step in steps:
             state, fault = self.advance(state, step)
             if fault:
-                return 0.0
-        return self.value(state)
+                return None
+        return state
 
 
 def integers(rng: np.random.Generator) -> Callable[[int], int]:

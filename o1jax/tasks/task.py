@@ -42,6 +42,10 @@ class StepCheck(NamedTuple):
 class Task(Protocol):
     """What the rest of the package may ask of a task."""
 
+    # Whether state_value knows more than the question. If it does, it may guide a
+    # search for training data, but never one that is then graded.
+    value_needs_answer: bool
+
     @property
     def name(self) -> str: ...
 
