@@ -128,6 +128,28 @@ def _ask(args: Namespace) -> None:
     ask(_workdir(args), args.question, temperature=args.temperature)
 
 
+def _reproduce(args: Namespace) -> None:
+    from o1jax.loop.reproduce.registry import find_claim, listing
+
+    if args.list:
+        print(listing())
+        return
+    if args.claim is None:
+        raise ConfigError("reproduce: which claim? --list shows them")
+    claim = find_claim(args.claim)
+    from o1jax.inspect.claims import write_index
+    from o1jax.inspect.report import write_report
+    from o1jax.loop.reproduce.record import verdict
+    from o1jax.loop.reproduce.runner import reproduce
+
+    content, folder = reproduce(
+        claim, args.tier, seeds=args.seeds, results=args.results, cache=args.cache
+    )
+    report = write_report(folder)
+    index = write_index(args.results)
+    print(f"{report.read_text()}\n{verdict(content)}\nReport: {report}, index: {index}")
+
+
 def _load(args: Namespace) -> Loaded:
     import o1jax.loop.experiment  # noqa: F401  registers every config class
 
@@ -177,6 +199,22 @@ def _ask_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def _reproduce_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("claim", metavar="CLAIM", nargs="?", help="its name, e.g. A1")
+    parser.add_argument("--list", action="store_true", help="show all claims")
+    parser.add_argument("--seeds", type=_count, default=3, help="default: 3")
+    parser.add_argument("--tier", default="nano", help="nano (default), small or base")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="default: results/"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("runs/claims"),
+        help="policies and predictions to reuse (default: runs/claims/)",
+    )
+
+
 COMMANDS = {
     "run": Command(
         "train what an experiment file describes; resumes when run again",
@@ -201,6 +239,12 @@ COMMANDS = {
         'o1jax ask runs/quickstart "3 5 7 -> 22"',
         _ask_arguments,
         _ask,
+    ),
+    "reproduce": Command(
+        "redo a published claim and check its shape; resumes when run again",
+        "o1jax reproduce A1 --seeds 3",
+        _reproduce_arguments,
+        _reproduce,
     ),
 }
 

@@ -9,7 +9,7 @@ al. 2024 (arXiv:2407.21787); majority voting, Wang et al. 2022 (arXiv:2203.11171
 
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -125,19 +125,45 @@ def bootstrap_interval(
     scores = np.atleast_2d(np.asarray(per_problem, float))
     if scores.size == 0 or scores.ndim != 2:
         raise ValueError(f"per_problem must be [P] or [S, P], got {scores.shape}")
+    return bootstrap(
+        scores,
+        lambda drawn: drawn.mean((-2, -1)),
+        seed=seed,
+        level=level,
+        resamples=resamples,
+    )
+
+
+def bootstrap(
+    scores: Array,
+    statistic: Callable[[Array], Array],
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> Interval:
+    """Percentile bootstrap of any statistic of [S, P, ...] scores of P problems.
+
+    `statistic` maps resamples [R, S, P, ...] to [R]. Resampled as by
+    `bootstrap_interval`; what lies in the trailing axes of a problem (methods, numbers
+    of samples) stays together.
+    """
+    scores = np.asarray(scores, float)
+    if scores.size == 0 or scores.ndim < 2:
+        raise ValueError(f"scores must be [S, P, ...], got {scores.shape}")
     _check_level(level)
     rng = np.random.default_rng(seed)
-    n_seeds, n_problems = scores.shape
-    block = max(1, 2**22 // scores.size)  # bounds the memory of the indices
-    means = []
+    n_seeds, n_problems = scores.shape[:2]
+    block = max(1, 2**22 // scores.size)  # bounds the memory of the resamples
+    found = []
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         s = rng.integers(n_seeds, size=(size, n_seeds, 1))
         p = rng.integers(n_problems, size=(size, n_seeds, n_problems))
-        means.append(scores[s, p].mean((1, 2)))
+        found.append(statistic(scores[s, p]))
     tail = (1 - level) / 2
-    lo, hi = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return Interval(float(scores.mean()), float(lo), float(hi))
+    lo, hi = np.quantile(np.concatenate(found), [tail, 1 - tail])
+    return Interval(float(statistic(scores[None])[0]), float(lo), float(hi))
 
 
 def paired_bootstrap(

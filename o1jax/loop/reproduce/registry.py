@@ -1,0 +1,25 @@
+"""The claims that can be reproduced: a module each, and a line here."""
+
+from o1jax.config import ConfigError, nearest
+from o1jax.loop.reproduce import a1
+from o1jax.loop.reproduce.claim import Claim
+
+CLAIMS: dict[str, Claim] = {claim.name: claim for claim in (a1.CLAIM,)}
+
+
+def find_claim(name: str) -> Claim:
+    """The claim of that name; ConfigError with the nearest one, or with all."""
+    if name.upper() in CLAIMS:
+        return CLAIMS[name.upper()]
+    hint = nearest(name.upper(), CLAIMS) or f"; choose from {', '.join(CLAIMS)}"
+    raise ConfigError(f"unknown claim '{name}'{hint}")
+
+
+def listing() -> str:
+    """A line a claim: name, tiers, statement, source."""
+    rows = [
+        (c.name, ", ".join(c.tiers), f"{c.statement} (arXiv {c.source})")
+        for c in CLAIMS.values()
+    ]
+    name, tiers = (max(len(row[i]) for row in rows) for i in (0, 1))
+    return "\n".join(f"{a:{name}}  {b:{tiers}}  {c}" for a, b, c in rows)
