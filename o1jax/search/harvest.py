@@ -48,9 +48,12 @@ class Finished(NamedTuple):
 def on_host(nodes: Nodes) -> Nodes:
     """The same nodes as numpy arrays, with a StepText for a store.
 
-    All functions here do this first; do it once when several are called.
+    All functions here do this first; do it once when several are called. A store may
+    have rows to work in behind those of the nodes; they are left out.
     """
+    count = nodes.parent.shape[1]
     text = StepText(*(getattr(nodes.store, name) for name in StepText._fields))
+    text = StepText(*(rows[:, :count] for rows in text))
     return jax.device_get(nodes.replace(store=text))
 
 

@@ -114,7 +114,8 @@ def policy_targets(
     """Distributions over the children of nodes that have at least `min_visits`.
 
     visits: in proportion to the children's visits (expert iteration), good where visits
-    follow the values: a tree search, many simulations. improved: softmax(logprior +
+    follow the values: a tree search, many simulations (in a beam, of one visit a node,
+    all children are equal and `min_visits` must be 1). improved: softmax(logprior +
     sigma(completed q)) with the scale of `gumbel`, good for few. It is exact from nodes
     alone: a child without a node has the mixed value, whatever its prior, so all of
     them are one child of the prior that is left, and what they get is `rest`. q is

@@ -83,6 +83,13 @@ def test_leaves_have_no_child():
     assert leaves(FOREST).tolist() == [[3, 4, 5, 6], [2, -1, -1, -1], [0, -1, -1, -1]]
 
 
+def test_rows_of_the_store_behind_the_nodes_are_not_read():
+    more = lambda x: np.concatenate([x, np.ones_like(x[:, :2])], axis=1)
+    nodes = FOREST.replace(store=StepText(*map(more, FOREST.store)))
+    assert finished_paths(nodes).at.tolist() == finished_paths(FOREST).at.tolist()
+    assert on_host(nodes).store.tokens.shape == FOREST.store.tokens.shape
+
+
 def test_trees_without_an_answer_have_no_finished_path():
     found = finished_paths(NOTHING)
     assert found.at.shape == (1, 0)
