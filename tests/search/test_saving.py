@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from toys import expand_fn, random_game, root_of
 
+from o1jax.search.harvest import on_host, texts
 from o1jax.search.mcts import Mcts, grow, mcts
+from o1jax.search.nodes import nodes_of
 from o1jax.search.saving import load_tree, save_tree
+from o1jax.search.steps import Steps, StepSearch
+from o1jax.search.trace import trace_of
+from o1jax.search.tree import plant
+from o1jax.types import Prompts
 
 
 @flax.struct.dataclass
@@ -49,6 +55,60 @@ def test_a_search_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path, jit):
     result = go_on(second, loaded)
     same(result, go_on(second, tree))
     assert result.tree.root_visits.tolist() == [17] * 3
+
+
+def test_a_search_over_text_goes_on_and_its_tree_is_read(tmp_path, jit, make):
+    _, policy, params = make(layers=1)
+    steps = Steps(children=3, tokens=3, guide="likelihood")
+    searcher = StepSearch(policy, steps, step_end_ids=(10,), stop_ids=(11,))
+    config = Mcts(simulations=8, max_depth=3, nodes=17)
+    prompts = Prompts(
+        tokens=jnp.array([[1, 2, 3], [4, 0, 0]]),
+        length=jnp.array([3, 1]),
+        prompt_id=jnp.arange(2),
+    )
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    @jit
+    def begin(params, keys, prompts):
+        problems, *root = searcher.start(policy.unstack(params), keys, prompts)
+        return plant(*root, nodes=config.pool), problems
+
+    @jit
+    def go_on(params, key, tree, problems):
+        expand = searcher.expand_fn(problems)
+        return grow(policy.unstack(params), key, tree, expand, config).tree
+
+    tree, problems = begin(params, keys, prompts)
+    records = go_on(params, keys[0], tree, problems), problems
+    save_tree(tmp_path / "tree.npz", records)
+    loaded = load_tree(
+        tmp_path / "tree.npz", jax.eval_shape(begin, params, keys, prompts)
+    )
+    same(loaded, records)
+    tree = go_on(params, keys[1], *loaded)
+    same(tree, go_on(params, keys[1], *records))
+
+    # The pages of a true search are those that harvesting reads.
+    nodes, page = on_host(jax.jit(nodes_of)(tree)), tree.store
+    assert nodes.used.max() > 4  # there is something to read
+    for b in range(2):
+        at = np.arange(nodes.used[b])
+        rows = texts(nodes, b, at)
+        response = [
+            row[:length].tolist() for row, length in zip(rows.tokens, rows.length)
+        ]
+        trace = trace_of(nodes, b, question="", method="", decode=str)
+        for n in at:
+            length = page.length[b, n]
+            own = page.tokens[b, n, :length].tolist()
+            above = response[nodes.parent[b, n]] if n else []
+            assert response[n] == above + own
+            assert rows.finished[n] == (own[-1:] == [11])
+            # Likelihood is the geometric mean of the path's probabilities.
+            total = sum(trace.logprob[i] for i in trace.path(n))
+            likelihood = np.exp(total / max(rows.length[n], 1))
+            np.testing.assert_allclose(trace.raw_value[n], likelihood, rtol=1e-5)
 
 
 def test_records_of_all_types_come_back(tmp_path):
