@@ -54,6 +54,10 @@ def run(loaded, workdir):
 
 def evaluate_workdir(workdir, **options):
     print("eval", workdir, options)
+""")
+module("o1jax.loop.ask", """
+def ask_by_search(workdir, question, method):
+    raise AssertionError("not asked to search")
 
 def ask(workdir, question, **options):
     print("ask", workdir, question, options)

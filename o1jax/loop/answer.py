@@ -113,7 +113,7 @@ class Answerer:
             length=self._length,
             rows=self._chunk,
         )
-        keys = _request_keys(key, start + jnp.arange(self._chunk))
+        keys = request_keys(key, start + jnp.arange(self._chunk))
         return self._sampler(params, keys, put_batch(self._run.mesh, queue))
 
     def _book(self, stats: SampleStats, kind: str) -> None:
@@ -141,7 +141,7 @@ class Answerer:
 
 
 @jax.jit
-def _request_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+def request_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
     """A key for each request."""
     return jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
 

@@ -6,7 +6,6 @@ sampling, so nothing that samples ever sees an answer. pass@k: Chen et al. 2021,
 2107.03374; the law of coverage: Brown et al. 2024, arXiv 2407.21787.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import numpy as np
 from o1jax.config import configurable
 from o1jax.loop.answer import Answerer, Answers
 from o1jax.loop.metrics import progress
-from o1jax.loop.workdir import StageRecord, Workdir
+from o1jax.loop.workdir import StageRecord, Workdir, write_jsonl
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.statistics import (
     bootstrap_interval,
@@ -139,18 +138,15 @@ def _write_predictions(file: Path, measured: Measured) -> None:
     rows = zip(
         measured.examples, greedy.texts, greedy.grades, sampled.grades, strict=True
     )
-    lines = [
-        json.dumps(
-            {
-                "question": example.question,
-                "difficulty": example.difficulty,
-                "greedy": text[0],
-                "greedy_grade": float(grade[0]),
-                "samples_right": int((grades >= 1).sum()),
-                "samples": len(grades),
-            }
-        )
+    predictions = [
+        {
+            "question": example.question,
+            "difficulty": example.difficulty,
+            "greedy": text[0],
+            "greedy_grade": float(grade[0]),
+            "samples_right": int((grades >= 1).sum()),
+            "samples": len(grades),
+        }
         for example, text, grade, grades in rows
     ]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n")
+    write_jsonl(file, predictions)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from o1jax.config import configurable
 from o1jax.data.template import Template
 from o1jax.data.tokenizer import TokenizerConfig
+from o1jax.loop.compare import Compare
 from o1jax.loop.evaluate import Evaluate
 from o1jax.loop.imitate import Imitate
 from o1jax.parallel.mesh import MeshConfig
@@ -17,7 +18,7 @@ from o1jax.rollout.decode import SamplerConfig
 from o1jax.tasks import Chain
 from o1jax.tasks.task import Task
 
-Stage = Imitate | Evaluate
+Stage = Imitate | Evaluate | Compare
 
 
 @configurable

@@ -1,31 +1,32 @@
-"""The three things a user does with an experiment: run it, measure it, ask it.
+"""An experiment from its first stage to its results; and its policy measured later.
 
 `run` is the list of stages; a stage that is done is skipped, so running again resumes.
 """
 
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
 from o1jax.config import Loaded, load
-from o1jax.data.template import Template
-from o1jax.data.tokenizer import Tokenizer
+from o1jax.loop import compare as comparing
+from o1jax.loop import evaluate as evaluating
 from o1jax.loop import sections
-from o1jax.loop.answer import Answerer
-from o1jax.loop.evaluate import Evaluate, evaluate, measure
+from o1jax.loop.compare import Compare
+from o1jax.loop.evaluate import Evaluate
 from o1jax.loop.imitate import Imitate, imitate
-from o1jax.loop.workdir import Workdir, write_json
-from o1jax.rollout.sampling import SamplingConfig
-from o1jax.tasks.task import Example, Task
-from o1jax.types import Trajectory
+from o1jax.loop.methods import Search
+from o1jax.loop.workdir import Workdir, write_json, write_jsonl
+from o1jax.tasks.task import Task
 
-STAGES = {Imitate: imitate, Evaluate: evaluate}
+STAGES = {
+    Imitate: imitate,
+    Evaluate: evaluating.evaluate,
+    Compare: comparing.compare,
+}
 
 
 def run(loaded: Loaded, workdir: Path) -> None:
@@ -36,10 +37,9 @@ def run(loaded: Loaded, workdir: Path) -> None:
     for index in range(state.resume(), len(experiment.stages)):
         stage = experiment.stages[index]
         state.finish(index, STAGES[type(stage)](state, index, stage))
-    device = jax.devices()[0]
     results = {
         "title": experiment.title,
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "device": device(),
         "config_fingerprint": loaded.fingerprint(),
         "seconds": sum(record.seconds for record in state.records),
         "stages": {record.name: record.results for record in state.records},
@@ -74,10 +74,9 @@ def evaluate_workdir(
     """
     state = Workdir(load(workdir / "config.gin").experiment, workdir)
     params = state.newest_params()
-    if not (tasks := state.tasks()):
-        raise ValueError(f"{workdir} learned from datasets only: no task grades it")
+    task = graded_task(state)
     stages = [s for s in state.experiment.stages if isinstance(s, Evaluate)]
-    config = stages[-1] if stages else Evaluate(task=tasks[-1])
+    config = stages[-1] if stages else Evaluate(task=task)
     sampling = config.sampling
     if temperature is not None:
         sampling = replace(sampling, temperature=temperature)
@@ -89,70 +88,68 @@ def evaluate_workdir(
         samples=samples or config.samples,
         sampling=sampling,
     )
-    return measure(state, config, params).numbers
+    return evaluating.measure(state, config, params).numbers
 
 
-def ask(workdir: Path, question: str, *, temperature: float) -> None:
-    """Answers one question and prints its steps, their log-probs and the verdict.
+def compare_workdir(
+    workdir: Path,
+    methods: Sequence[Search],
+    *,
+    budgets: Sequence[int],
+    split: str,
+    problems: int | None,
+) -> Path:
+    """Compares methods of search on the newest checkpoint; returns a folder.
 
-    The verdict is that of the run's last task; without one there is none.
+    It holds results.json, to make the report of, and predictions.jsonl.
     """
     state = Workdir(load(workdir / "config.gin").experiment, workdir)
     params = state.newest_params()
-    task = tasks[-1] if (tasks := state.tasks()) else None
-    template = state.experiment.template
-    example = task.parse(question) if task else Example(question, (), "", 0)
-    answerer = Answerer(
-        state, [example], SamplingConfig(temperature=temperature), chunk=1
+    config = Compare(
+        methods=tuple(methods),
+        budgets=tuple(budgets),
+        split=split,
+        task=graded_task(state),
+        **({"problems": problems} if problems else {}),
     )
-    key = jax.random.key(time.time_ns() % 2**32) if temperature else state.key
-    answer = jax.device_get(answerer.trajectory(params, key))
-    for line in _shown(answer, example, task, state.tokenizer, template):
-        print(line)
+    began = time.monotonic()
+    results, predictions = comparing.measure(state, config, params)
+    folder = workdir / "search" / "-".join(dict.fromkeys(m.method for m in methods))
+    write_jsonl(folder / "predictions.jsonl", predictions)
+    content = {
+        "title": f"{state.experiment.title}: search",
+        "device": device(),
+        "seconds": time.monotonic() - began,
+        "results": results,
+        "sections": [comparing.section(split, results)],
+        "ledger": state.ledger.table(),
+    }
+    write_json(folder / "results.json", content)
+    return folder
 
 
-class _Step(NamedTuple):
-    end: int  # character offset behind the step
-    verdict: str
+def method_of(workdir: Path, name: str) -> Search:
+    """A method as the run's own Compare stages set it, or with its defaults."""
+    stages = load(workdir / "config.gin").experiment.stages
+    bound = [m for s in stages if isinstance(s, Compare) for m in s.methods]
+    own = [method for method in bound if method.method == name]
+    return (
+        own[0]
+        if own
+        else replace(bound[0], method=name, name="")
+        if bound
+        else Search(name)
+    )
 
 
-def _shown(
-    answer: Trajectory,
-    example: Example,
-    task: Task | None,
-    tokenizer: Tokenizer,
-    template: Template,
-) -> Iterator[str]:
-    """The lines that `ask` prints: the prompt, the steps, the verdict."""
-    response = slice(int(answer.prompt_length[0]), int(answer.length[0]))
-    tokens, logprob = answer.tokens[0, response].tolist(), answer.logprob[0, response]
-    written = len(tokens) - bool(answer.finished[0])  # the stop token is in no step
-    text = tokenizer.decode(tokens[:written])
-    steps = _steps(text, example, task, template)
-    ends = [len(tokenizer.decode(tokens[:n])) for n in range(1, written + 1)]
-    # Half of a character may decode to more than the whole of it.
-    ends = np.minimum.accumulate(np.array(ends[::-1], int))[::-1]
-    owner = np.searchsorted([step.end for step in steps], ends)
-    chance = np.bincount(owner, logprob[:written], minlength=len(steps) + 1)
-    yield template.prompt(example.question)
-    begin = 0
-    for step, its_chance in zip([*steps, _Step(len(text), "")], chance):
-        if shown := text[begin : step.end].strip():
-            yield f"  {shown:28} {its_chance:8.3f}  {step.verdict}".rstrip()
-        begin = step.end
-    verdict = "not graded"
-    if task:
-        verdict = "right" if task.grade(example, text) >= 1 else "wrong"
-    cut = "" if answer.finished[0] else ", cut off at SamplerConfig.max_new_tokens"
-    yield f"{verdict}  (log-prob {logprob.sum():.3f}, {len(tokens)} tokens{cut})"
+def graded_task(state: Workdir) -> Task:
+    """The run's last task. ValueError if it has none."""
+    if not (tasks := state.tasks()):
+        raise ValueError(f"{state.path} learned from datasets only: no task grades it")
+    return tasks[-1]
 
 
-def _steps(
-    text: str, example: Example, task: Task | None, template: Template
-) -> list[_Step]:
-    """Where each closed step ends, and what the task's oracle says of it."""
-    if task is None:
-        mark = re.escape(template.step_end.strip(" "))
-        return [_Step(found.end(), "") for found in re.finditer(mark, text)]
-    checks = task.check_steps(example, text)
-    return [_Step(c.end, "ok" if c.correct else c.reason) for c in checks]
+def device() -> str:
+    """What this process runs on, for a report."""
+    kind = jax.devices()[0]
+    return f"{jax.device_count()} x {kind.device_kind} ({kind.platform})"

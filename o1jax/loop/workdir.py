@@ -221,10 +221,19 @@ def _check_words(tokenizer: Tokenizer, words: Sequence[str]) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Writes it all or not at all."""
+    _write(file, json.dumps(content, indent=1))
+
+
+def write_jsonl(file: Path, rows: Sequence[Any]) -> None:
+    """A line a row; all of them or none."""
+    _write(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("w") as out:
-        json.dump(content, out, indent=1)
+        out.write(text)
         out.flush()
         os.fsync(out.fileno())
     partial.replace(file)

@@ -1,0 +1,118 @@
+"""What each command takes: options, their help, and how their text is read."""
+
+import argparse
+import math
+from argparse import ArgumentParser
+from pathlib import Path
+
+
+def file_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="experiment, a .gin file")
+    parser.add_argument(
+        "--set",
+        metavar="Name.field=value",
+        action="append",
+        default=[],
+        help="override one field; may be repeated, scopes as in scope/Name.field=value",
+    )
+
+
+def run_arguments(parser: ArgumentParser) -> None:
+    file_arguments(parser)
+    parser.add_argument(
+        "--workdir", type=Path, help="where to write (default: runs/ and FILE's name)"
+    )
+
+
+def eval_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="of a run")
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    parser.add_argument("--problems", type=_count, help="how many questions")
+    parser.add_argument("--samples", type=_count, help="responses a question")
+    parser.add_argument("--temperature", type=_temperature, help="0 is greedy")
+    parser.add_argument(
+        "--search",
+        metavar="METHOD,...",
+        type=_names,
+        help="compare methods of search at equal compute: best_of_n, beam, dvts, "
+        "lookahead, mcts, retry, revision",
+    )
+    parser.add_argument(
+        "--budget",
+        metavar="N,...",
+        type=_counts,
+        help="compute of so many whole answers (default: 4,16,64)",
+    )
+    search_arguments(parser)
+
+
+def ask_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="of a run")
+    parser.add_argument("question", help='in the words of the task: "3 5 7 -> 22"')
+    parser.add_argument(
+        "--temperature",
+        type=_temperature,
+        help="0, the default without --search, is greedy",
+    )
+    parser.add_argument(
+        "--search", metavar="METHOD", help="search for the answer: mcts, beam, ..."
+    )
+    parser.add_argument(
+        "--budget", type=_count, help="compute of so many whole answers (default: 16)"
+    )
+    parser.add_argument("--tree", action="store_true", help="draw the whole tree")
+    parser.add_argument(
+        "--html", metavar="OUT", type=Path, help="write the tree as a page to explore"
+    )
+    search_arguments(parser)
+
+
+def search_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--guide",
+        help="what judges states: likelihood, certainty, value, process, constant, or "
+        "verifier, where the task can check a state without knowing the answer",
+    )
+    parser.add_argument(
+        "--select", help="among finished answers: max, weighted or majority"
+    )
+
+
+def reproduce_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("claim", metavar="CLAIM", nargs="?", help="its name, e.g. A1")
+    parser.add_argument("--list", action="store_true", help="show all claims")
+    parser.add_argument("--seeds", type=_count, default=3, help="default: 3")
+    parser.add_argument("--tier", default="nano", help="nano (default), small or base")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="default: results/"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("runs/claims"),
+        help="policies and predictions to reuse (default: runs/claims/)",
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count of 1 or more")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(map(_count, text.split(",")))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return value

@@ -1,0 +1,220 @@
+"""The subcommands: a few lines each over the library.
+
+What a command needs is imported when it runs, so `o1jax --help` is instant.
+"""
+
+import shutil
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from o1jax.cli import arguments
+from o1jax.config import ConfigError, Loaded, check_workdir, load
+
+if TYPE_CHECKING:
+    from o1jax.loop.methods import Search
+
+
+class Command(NamedTuple):
+    """A subcommand."""
+
+    summary: str
+    example: str
+    arguments: Callable[[ArgumentParser], None]
+    call: Callable[[Namespace], None]
+
+
+def _show(args: Namespace) -> None:
+    rows = _load(args).rows()
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text  # no markup: a value may hold [brackets]
+
+        table = Table("field", "value", "from", box=None, title=args.file)
+        for row in rows:
+            style = "dim" if row.origin == "default" else ""
+            table.add_row(*map(Text, row), style=style)
+        Console(highlight=False).print(table)
+        return
+    name, value = (max(len(row[i]) for row in rows) for i in (0, 1))
+    value = min(value, 60)  # one long list must not push every origin off the screen
+    for row in rows:
+        print(f"{row.name:{name}}  {row.value:{value}}  {row.origin}")
+
+
+def _run(args: Namespace) -> None:
+    loaded = _load(args)
+    workdir = args.workdir or Path("runs") / Path(args.file).stem
+    check_workdir(loaded, workdir)
+    from o1jax.inspect.report import write_report
+    from o1jax.loop.run import run
+
+    run(loaded, workdir)
+    report = write_report(workdir)
+    print(report.read_text())
+    print(f"Report: {report}")
+
+
+def _eval(args: Namespace) -> None:
+    import o1jax.loop.experiment  # noqa: F401
+
+    if args.search:
+        return _eval_search(args)
+    _only_with_search(args, "budget", "guide", "select")
+    from o1jax.inspect.report import evaluation_table
+    from o1jax.loop.run import evaluate_workdir
+
+    results = evaluate_workdir(
+        _workdir(args),
+        split=args.split,
+        problems=args.problems,
+        samples=args.samples,
+        temperature=args.temperature,
+    )
+    print(evaluation_table(results))
+
+
+def _eval_search(args: Namespace) -> None:
+    from o1jax.inspect.report import write_report
+    from o1jax.loop.run import compare_workdir
+
+    if args.samples:
+        raise ConfigError("eval: --samples does not go with --search: use --budget")
+    workdir = _workdir(args)
+    folder = compare_workdir(
+        workdir,
+        [_method(args, workdir, name) for name in args.search],
+        budgets=args.budget or (4, 16, 64),
+        split=args.split,
+        problems=args.problems,
+    )
+    report = write_report(folder)
+    print(report.read_text())
+    print(f"Report: {report}")
+
+
+def _ask(args: Namespace) -> None:
+    import o1jax.loop.experiment  # noqa: F401
+    from o1jax.loop.ask import ask, ask_by_search
+
+    if not args.search:
+        _only_with_search(args, "budget", "guide", "select", "tree", "html")
+        ask(_workdir(args), args.question, temperature=args.temperature or 0.0)
+        return
+    from o1jax.inspect.tree import draw
+    from o1jax.inspect.tree_page import write_page
+
+    workdir = _workdir(args)
+    method = _method(args, workdir, args.search)
+    if args.budget:
+        method = replace(method, budget=args.budget)
+    trace = ask_by_search(workdir, args.question, method).to_json()
+    if args.html:
+        write_page(args.html, trace)
+    if args.tree or not args.html:
+        width = shutil.get_terminal_size((100, 24)).columns
+        # Without --tree the answer's path alone is shown.
+        most = 60 if args.tree else 1
+        color = sys.stdout.isatty()
+        print(draw(trace, width=width, color=color, max_nodes=most), end="")
+    if args.html:
+        print(f"Tree: {args.html}")
+
+
+def _method(args: Namespace, workdir: Path, name: str) -> "Search":
+    """The method of that name, as the run set it up, changed by what is given."""
+    from o1jax.loop.guides import Verifier
+    from o1jax.loop.run import method_of
+
+    method = method_of(workdir, name)
+    if args.temperature is not None:
+        sampling = replace(method.steps.sampling, temperature=args.temperature)
+        method = replace(method, steps=replace(method.steps, sampling=sampling))
+    if args.select:
+        method = replace(method, select=args.select, name="")
+    if args.guide == "verifier":
+        method = replace(method, verifier=Verifier(), name="")
+    elif args.guide:
+        steps = replace(method.steps, guide=args.guide)
+        method = replace(method, steps=steps, verifier=None, name="")
+    return method
+
+
+def _only_with_search(args: Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(args, name):
+            raise ConfigError(f"{args.command}: --{name} needs --search METHOD")
+
+
+def _reproduce(args: Namespace) -> None:
+    from o1jax.loop.reproduce.registry import find_claim, listing
+
+    if args.list:
+        print(listing())
+        return
+    if args.claim is None:
+        raise ConfigError("reproduce: which claim? --list shows them")
+    claim = find_claim(args.claim)
+    from o1jax.inspect.claims import write_index
+    from o1jax.inspect.report import write_report
+    from o1jax.loop.reproduce.record import verdict
+    from o1jax.loop.reproduce.runner import reproduce
+
+    content, folder = reproduce(
+        claim, args.tier, seeds=args.seeds, results=args.results, cache=args.cache
+    )
+    report = write_report(folder)
+    index = write_index(args.results)
+    print(f"{report.read_text()}\n{verdict(content)}\nReport: {report}, index: {index}")
+
+
+def _load(args: Namespace) -> Loaded:
+    import o1jax.loop.experiment  # noqa: F401  registers every config class
+
+    return load(args.file, args.set)
+
+
+def _workdir(args: Namespace) -> Path:
+    if not (args.workdir / "config.gin").is_file():
+        raise ConfigError(f"{args.workdir} is no workdir: it has no config.gin")
+    return args.workdir
+
+
+COMMANDS = {
+    "run": Command(
+        "train what an experiment file describes; resumes when run again",
+        "o1jax run experiments/quickstart.gin --set Imitate.steps=200",
+        arguments.run_arguments,
+        _run,
+    ),
+    "show": Command(
+        "print every field of an experiment and where it was set",
+        "o1jax show experiments/quickstart.gin",
+        arguments.file_arguments,
+        _show,
+    ),
+    "eval": Command(
+        "measure a trained policy on held-out questions",
+        "o1jax eval runs/quickstart --problems 200 --samples 16 --temperature 1\n"
+        "  o1jax eval runs/quickstart --search best_of_n,beam --budget 4,16,64",
+        arguments.eval_arguments,
+        _eval,
+    ),
+    "ask": Command(
+        "answer one question and show the steps",
+        'o1jax ask runs/quickstart "3 5 7 -> 22"\n'
+        '  o1jax ask runs/quickstart "3 5 7 -> 22" --search mcts --tree',
+        arguments.ask_arguments,
+        _ask,
+    ),
+    "reproduce": Command(
+        "redo a published claim and check its shape; resumes when run again",
+        "o1jax reproduce A1 --seeds 3",
+        arguments.reproduce_arguments,
+        _reproduce,
+    ),
+}

@@ -1,0 +1,166 @@
+"""The methods that answer a question by search, each at a given budget.
+
+In: a Search config. Out: a function (params, keys, prompts) -> Found, to be jitted: the
+nodes of each problem's tree and those that may be the answer. A budget of N is what
+N whole answers cost: best-of-N draws N of them, a beam draws N steps a level, and a
+tree search goes on until it has drawn as many tokens.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, get_args
+
+import jax
+
+from o1jax.config import configurable
+from o1jax.loop.guides import Verifier
+from o1jax.search import frontier as population
+from o1jax.search.frontier import Frontier
+from o1jax.search.mcts import Mcts, mcts
+from o1jax.search.nodes import Nodes, nodes_of
+from o1jax.search.retry import Retry, retry
+from o1jax.search.steps import Steps, StepSearch
+from o1jax.types import Params, Prompts
+
+Method = Literal["best_of_n", "beam", "dvts", "lookahead", "mcts", "retry", "revision"]
+Select = Literal["max", "weighted", "majority"]
+
+
+@configurable
+@dataclass(frozen=True)
+class Search:
+    """A way to answer a question with more compute."""
+
+    method: Method = "mcts"
+    name: str = ""  # in tables; default: the method and its guide
+    budget: int = 16  # compute of so many whole answers
+    depth: int = 0  # steps of an answer at most; 0: as in worked training examples
+    answer_tokens: float = 0.0  # of a whole answer; 0: as in worked training examples
+    # Of the finished answers: max takes the one that the guide values most, weighted
+    # the answer with the highest sum of values, majority the most frequent one.
+    select: Select = "max"
+    verifier: Verifier | None = None  # guides in place of Steps.guide
+    lookahead: int = 1  # further steps before a candidate is judged (lookahead)
+    revisions: int = 1  # of each first attempt (revision)
+    steps: Steps = field(default_factory=Steps)
+    mcts: Mcts = field(default_factory=Mcts)
+    retry: Retry = field(default_factory=Retry)
+
+    def __post_init__(self) -> None:
+        for option, known in (("method", Method), ("select", Select)):
+            if getattr(self, option) not in get_args(known):
+                raise ValueError(
+                    f"{option} must be one of {', '.join(get_args(known))}"
+                )
+        for option in ("budget", "lookahead"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} must be at least 1")
+        for option in ("depth", "answer_tokens", "revisions"):
+            if not getattr(self, option) >= 0:
+                raise ValueError(f"{option} must not be negative")
+
+    @property
+    def guide(self) -> str:
+        """What judges states, in words."""
+        if self.verifier is None:
+            return self.steps.guide
+        noise = self.verifier.noise
+        return f"verifier, noise {noise:g}" if noise else "verifier"
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables."""
+        vote = "" if self.select == "max" else f", {self.select}"
+        return self.name or f"{self.method.replace('_', '-')} ({self.guide}{vote})"
+
+
+class Found(NamedTuple):
+    """What a method found for B problems."""
+
+    nodes: Nodes  # without keys and values
+    survivors: jax.Array | None  # i32[B, W]  may answer, -1: none; None: all nodes may
+
+
+Program = Callable[[Params, jax.Array, Prompts], Found]
+
+
+def build_program(search: StepSearch, config: Search) -> Program:
+    """The method as a function of (params, keys [B], prompts); jit it.
+
+    depth and answer_tokens of the config must be set.
+    """
+    tokens = config.budget * config.answer_tokens
+    steps = search.config
+    if config.method == "mcts":
+        recipe = _tree_search(config, tokens)
+    elif config.method == "retry":
+        recipe = _retry(config, tokens)
+        steps = replace(steps, children=config.retry.attempts)
+    else:
+        frontier = _frontier(config)
+        recipe = _population(frontier)
+        steps = replace(steps, children=frontier.children)
+    if config.method == "revision":
+        steps = replace(steps, level="solution")
+    search = replace(search, config=steps)
+
+    def program(params: Params, keys: jax.Array, prompts: Prompts) -> Found:
+        params = search.policy.unstack(params)
+        problems, root, page = search.start(params, keys, prompts)
+        key = jax.random.fold_in(keys[0], 2**20)  # of what is drawn for the batch
+        found = recipe(params, key, root, page, search.expand_fn(problems))
+        store = found.nodes.store.replace(k=(), v=())
+        return found._replace(nodes=found.nodes.replace(store=store))
+
+    return program
+
+
+def _frontier(config: Search) -> Frontier:
+    """The population of a budget."""
+    budget, children = config.budget, min(config.steps.children, config.budget)
+    if config.method == "best_of_n":
+        return population.best_of_n(budget, depth=config.depth)
+    if config.method == "revision":
+        chains = max(1, budget // (1 + config.revisions))
+        return population.revision(chains, config.revisions)
+    ahead = config.lookahead if config.method == "lookahead" else 0
+    width = max(1, budget // (children * (1 + ahead)))
+    make = population.dvts if config.method == "dvts" else population.beam
+    return replace(make(width, children, depth=config.depth), lookahead=ahead)
+
+
+def _population(frontier: Frontier) -> Callable[..., Found]:
+    def recipe(*arguments) -> Found:
+        result = population.frontier(*arguments, frontier)
+        return Found(result.nodes, result.survivors)
+
+    return recipe
+
+
+def _tree_search(config: Search, tokens: float) -> Callable[..., Found]:
+    """Twice the simulations that whole answers have steps: some find nothing new."""
+    leaves = config.mcts.leaves
+    simulations = leaves * math.ceil(2 * config.budget * config.depth / leaves)
+    engine = replace(
+        config.mcts,
+        simulations=simulations,
+        nodes=min(simulations, math.ceil(tokens) + leaves) + 1,
+        max_depth=config.depth,
+        budget=tokens,
+    )
+
+    def recipe(*arguments) -> Found:
+        return Found(nodes_of(mcts(*arguments, engine).tree), None)
+
+    return recipe
+
+
+def _retry(config: Search, tokens: float) -> Callable[..., Found]:
+    walk = replace(config.retry, depth=config.depth, budget=tokens)
+
+    def recipe(*arguments) -> Found:
+        result = retry(*arguments, walk)
+        return Found(result.nodes, result.survivors)
+
+    return recipe

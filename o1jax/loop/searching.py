@@ -1,0 +1,301 @@
+"""Answering questions by search: examples in, graded answers out, with what they cost.
+
+The sibling of answer.py. Each call of the compiled program searches for `chunk`
+problems; grading comes after all searching, so what a search finds is never told it.
+"""
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from o1jax.data.batches import prompts
+from o1jax.loop.answer import request_keys
+from o1jax.loop.guides import verifier_guide
+from o1jax.loop.ledger import count_flops
+from o1jax.loop.methods import Found, Search, Select, build_program
+from o1jax.loop.metrics import progress
+from o1jax.loop.workdir import Workdir
+from o1jax.parallel.mesh import ROWS, put_batch
+from o1jax.policy.context import Context
+from o1jax.reward.outcome import grade
+from o1jax.search.harvest import NONE, finished_paths, on_host, trajectories
+from o1jax.search.nodes import Nodes
+from o1jax.search.steps import StepSearch
+from o1jax.search.trace import Trace, trace_of
+from o1jax.tasks.task import Example, Task
+from o1jax.types import Params, Spent
+
+ROWS_AT_ONCE = 1024  # network rows of a call, which its problems share
+
+
+class Searched(NamedTuple):
+    """What a search answered to P questions."""
+
+    texts: list[str]  # "" where no answer was finished
+    grades: np.ndarray  # f64[P]
+    found: np.ndarray  # bool[P]  among the finished answers one is right
+    answers: np.ndarray  # i64[P]  finished answers to choose from
+    spent: Spent  # f64[P] each
+    exhausted: np.ndarray  # bool[P]  the pool of nodes was full
+
+
+class _Answer(NamedTuple):
+    """Of one problem."""
+
+    text: str  # "" where nothing was finished
+    node: int  # that it ends at; 0 likewise
+    all: list[str]  # finished answers, best first
+
+
+class Searcher:
+    """Searches for answers to fixed questions with a compiled program of one shape."""
+
+    def __init__(
+        self,
+        run: Workdir,
+        examples: Sequence[Example],
+        task: Task,
+        config: Search,
+        *,
+        graded: bool = True,
+    ) -> None:
+        """graded False allows guides that know the answer, to make training data."""
+        self._run, self._examples, self._task = run, list(examples), task
+        depth, tokens = worked_size(run, task)
+        self.config = config = replace(
+            config,
+            depth=config.depth or depth,
+            answer_tokens=config.answer_tokens or tokens,
+        )
+        guide = None
+        if config.verifier is not None:
+            guide = verifier_guide(
+                task,
+                self._examples,
+                run.tokenizer.decode,
+                config.verifier,
+                graded=graded,
+            )
+        self._search = StepSearch(
+            run.policy, config.steps, step_end_ids(run), _stop_ids(run), guide
+        )
+        encode = run.experiment.template.encode_prompt
+        self._length = max(len(encode(run.tokenizer, e.question)) for e in examples)
+        program = build_program(self._search, config)
+        if run.shards > 1:
+            rows = PartitionSpec(ROWS)
+            program = jax.shard_map(
+                program,
+                mesh=run.mesh,
+                in_specs=(PartitionSpec(), rows, rows),
+                out_specs=rows,
+                check_vma=False,
+            )
+        self._program = jax.jit(program)
+        chunk = min(len(self._examples), max(1, ROWS_AT_ONCE // config.budget))
+        self._chunk = -(-chunk // run.shards) * run.shards
+
+    def __call__(
+        self, params: Params, key: jax.Array, *, kind: str = "search"
+    ) -> Searched:
+        """One answer to each question, graded. Booked in the ledger as `kind`."""
+        began = time.monotonic()
+        parts = []
+        with progress(len(self._examples), self.config.label) as bar:
+            for start in range(0, len(self._examples), self._chunk):
+                part = self._part(params, key, start)
+                parts.append(part)
+                bar.advance(len(part.texts))
+        join = lambda *columns: np.concatenate(columns)
+        arrays = jax.tree.map(join, *(part._replace(texts=()) for part in parts))
+        spent = arrays.spent
+        self._run.ledger.add_spent(
+            kind,
+            Spent(*(float(np.sum(amount)) for amount in spent)),
+            seconds=time.monotonic() - began,
+        )
+        return arrays._replace(texts=[text for part in parts for text in part.texts])
+
+    def trace(self, params: Params, key: jax.Array) -> Trace:
+        """The tree of the first question, with the task's verdict on every step."""
+        nodes, allowed = self._nodes(params, key, 0)
+        example, task = self._examples[0], self._task
+        answer = self._answers(nodes, allowed)[0]
+        trace = trace_of(
+            nodes,
+            0,
+            question=self._run.experiment.template.prompt(example.question),
+            method=f"{self.config.label}, budget {self.config.budget}",
+            decode=self._run.tokenizer.decode,
+            chosen=answer.node,
+            answer_verdict="right"
+            if task.grade(example, answer.text) >= 1
+            else "wrong",
+            spent=Spent(*(float(x[0]) for x in self._spent(nodes))),
+        )
+        texts = map(trace.text, range(len(trace.parent)))
+        return replace(
+            trace, verdict=tuple(last_verdict(task, example, text) for text in texts)
+        )
+
+    def _part(self, params: Params, key: jax.Array, start: int) -> Searched:
+        """The questions of one chunk."""
+        nodes, allowed = self._nodes(params, key, start)
+        examples = self._examples[start : start + self._chunk]
+        count = len(examples)
+        answers = self._answers(nodes, allowed)[:count]
+        right = [
+            any(self._task.grade(example, text) >= 1 for text in set(answer.all))
+            for example, answer in zip(examples, answers)
+        ]
+        texts = [answer.text for answer in answers]
+        return Searched(
+            texts=texts,
+            grades=grade(self._task, examples, texts),
+            found=np.array(right),
+            answers=np.array([len(answer.all) for answer in answers]),
+            spent=Spent(*(x[:count] for x in self._spent(nodes))),
+            exhausted=nodes.exhausted[:count],
+        )
+
+    def _nodes(
+        self, params: Params, key: jax.Array, start: int
+    ) -> tuple[Nodes, np.ndarray | None]:
+        """The trees of a chunk, and which nodes may answer (None: all)."""
+        asked = self._examples[start : start + self._chunk]
+        queue = prompts(
+            asked,
+            self._run.tokenizer,
+            self._run.experiment.template,
+            length=self._length,
+            rows=self._chunk,
+        )
+        # prompt_id is the question's place among all; a guide may look it up.
+        there = queue.prompt_id >= 0
+        queue = queue.replace(prompt_id=np.where(there, queue.prompt_id + start, -1))
+        keys = request_keys(key, start + jnp.arange(self._chunk))
+        found: Found = self._program(params, keys, put_batch(self._run.mesh, queue))
+        survivors = None if found.survivors is None else np.asarray(found.survivors)
+        return on_host(found.nodes), survivors
+
+    def _answers(self, nodes: Nodes, allowed: np.ndarray | None) -> list[_Answer]:
+        """What is answered to each problem of a chunk."""
+        done = finished_paths(nodes)
+        at = done.at
+        if allowed is not None:
+            survives = np.any(at[:, :, None] == allowed[:, None], axis=-1)
+            at = np.where(survives, at, NONE)
+        rows = trajectories(nodes, at)
+        parse = self._run.experiment.template.parse
+        answers = []
+        for b, ids in enumerate(at):
+            (there,) = np.nonzero(ids != NONE)
+            texts = [
+                self._run.tokenizer.decode(
+                    rows.tokens[b, c, : rows.length[b, c]].tolist()
+                )
+                for c in there
+            ]
+            if not texts:
+                answers.append(_Answer("", 0, []))
+                continue
+            votes = [parse(text)[1] or None for text in texts]
+            how, score, visits = self.config.select, done.score[b], done.visits[b]
+            best = select(how, votes, score[there], visits[there])
+            answers.append(_Answer(texts[best], int(ids[there[best]]), texts))
+        return answers
+
+    def _spent(self, nodes: Nodes) -> Spent:
+        """f64[B] each; FLOPs are those of the prompt and of every token drawn."""
+        drawn = np.asarray(nodes.cost, np.float64)
+        per_token, per_prompt = self._flops
+        return Spent(
+            generated_tokens=drawn,
+            reread_tokens=np.zeros_like(drawn),
+            reward_tokens=np.zeros_like(drawn),
+            flops=drawn * per_token + per_prompt,
+        )
+
+    @functools.cached_property
+    def _flops(self) -> tuple[float, float]:
+        """FLOPs of a drawn token, over all that it may attend to, and of a prompt."""
+        policy, steps = self._run.policy, self.config.steps.tokens
+        params = jax.eval_shape(policy.init, self._run.key)
+        prompt = jax.ShapeDtypeStruct((1, self._length), jnp.int32)
+        row = jax.ShapeDtypeStruct((1,), jnp.int32)
+        start = functools.partial(policy.start, capacity=self._length)
+        _, cache = jax.eval_shape(start, params, prompt, row)
+
+        def read(params: Params, token: jax.Array, k: tuple, v: tuple) -> Any:
+            mask = jnp.ones((1, 1, k[0].shape[2]), bool)
+            context = Context(k, v, mask)
+            return policy.extend(
+                policy.unstack(params), token, token, [context], at=token
+            )
+
+        places = self._length + (self.config.depth + 1) * steps
+        layer = jax.eval_shape(lambda c: jnp.concatenate(c, axis=2), cache.k[0])
+        shape = (*layer.shape[:2], places, layer.shape[3])
+        held = tuple(jax.ShapeDtypeStruct(shape, layer.dtype) for _ in cache.k)
+        token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        return (
+            count_flops(read, params, token, held, held).flops,
+            count_flops(start, params, prompt, row).flops,
+        )
+
+
+def select(
+    how: Select, votes: Sequence[str | None], score: np.ndarray, visits: np.ndarray
+) -> int:
+    """Which of the finished answers, best first, to give; see Search.select.
+
+    A vote counts as often as its node was visited; an answer that could not be read
+    has none. Of equals the first wins.
+    """
+    if how == "max" or not any(votes):
+        return int(np.argmax(score))
+    weight = visits * score if how == "weighted" else visits
+    sums: dict[str, float] = {}
+    for vote, w in zip(votes, weight):
+        if vote:
+            sums[vote] = sums.get(vote, 0.0) + float(w)
+    return votes.index(max(sums, key=sums.get))
+
+
+def last_verdict(task: Task, example: Example, text: str) -> str:
+    """What the task says of the last closed step of a text: "ok", what is wrong, ""."""
+    checks = task.check_steps(example, text)
+    if not checks:
+        return ""
+    return "ok" if checks[-1].correct else checks[-1].reason
+
+
+def step_end_ids(run: Workdir) -> tuple[int, ...]:
+    """The token that ends a step. ValueError if the tokenizer writes it in several."""
+    mark = run.experiment.template.step_end.strip(" ")
+    ids = run.tokenizer.encode(mark)
+    if len(ids) != 1:
+        raise ValueError(
+            f"the step mark {mark!r} is {len(ids)} tokens long: a search over steps "
+            "needs a tokenizer that keeps it as one"
+        )
+    return tuple(ids)
+
+
+def _stop_ids(run: Workdir) -> tuple[int, ...]:
+    return run.experiment.sampler.stop_ids or (run.tokenizer.eos_id,)
+
+
+def worked_size(run: Workdir, task: Task) -> tuple[int, float]:
+    """(most steps and one for the end, mean tokens) of worked training examples."""
+    template, seed = run.experiment.template, run.experiment.seed
+    worked = [task.example(seed, "train", i) for i in range(64)]
+    tokens = [len(template.encode(run.tokenizer, example)[1]) for example in worked]
+    return 1 + max(len(example.steps) for example in worked), float(np.mean(tokens))
