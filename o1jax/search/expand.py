@@ -12,7 +12,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from o1jax.search.tree import Edges, Page, Store, Tree, unvisited
+from o1jax.search.tree import (
+    CHILD,
+    EMPTY_EDGE,
+    LOGPRIOR,
+    PENDING,
+    RAW_VALUE,
+    Edges,
+    Page,
+    Store,
+    Tree,
+    unvisited,
+)
 from o1jax.types import NodeEval, Params
 
 # ExpandFn(params, key, store, path, action) -> (evaluation, page), for M leaves a tree:
@@ -21,8 +32,10 @@ from o1jax.types import NodeEval, Params
 #   action  i32[B, M]     which child of it; -1: the row is not wanted, return anything
 #   evaluation            NodeEval of the child: prior f32[B, M, K], others f32[B, M]
 #   page    [B, M, ...]   the child's own state
-# A child that turns out to be the same as a sibling says so in evaluation.twin; what a
-# row cost goes into evaluation.cost. Both may be left out (types.NodeEval).
+# A child that turns out to be the same as a sibling names it in evaluation.twin: a node
+# that is there already or, if there is none, another row of this call with a smaller m,
+# the first such; anything else is ignored. What a row cost goes into evaluation.cost.
+# Both may be left out (types.NodeEval).
 ExpandFn = Callable[
     [Params, jax.Array, Store, jax.Array, jax.Array], tuple[NodeEval, Page]
 ]
@@ -61,20 +74,96 @@ def path_nodes(
 class Expansion(NamedTuple):
     """What is known of the leaves of an iteration after the network; all [M, B]."""
 
-    child: jax.Array  # f32  node id, existing or new
+    child: jax.Array  # f32  node id of a new leaf
     value: jax.Array  # f32  to back up from the leaf
     reward: jax.Array  # f32
     discount: jax.Array  # f32
     counted: jax.Array  # bool  False if the pool had no room, or no walk took place
+    # The leaf is a twin that was there before, which may have children: its value is
+    # the mean of all its visits. None where the network names no twins.
+    again: jax.Array | None = None  # bool
 
 
-def _first_twin(leaves: Leaf) -> jax.Array:
+def _first_walk(leaves: Leaf) -> jax.Array:
     """i32[M, B]: the first walk that ends at the same new edge; m itself if not new."""
     count = leaves.edge.shape[0]
     same = (leaves.edge[:, None] == leaves.edge[None]) & leaves.new[None]
     same &= jnp.tri(count, dtype=bool)[..., None]  # [m, l, B]: only l <= m
     own = jnp.arange(count)[:, None]
     return jnp.where(leaves.new, jnp.argmax(same, axis=1), own)
+
+
+class _Made(NamedTuple):
+    """Which rows become nodes, and whose evaluation a leaf takes; all [M, B]."""
+
+    node: jax.Array  # bool  the row is a node of its own
+    source: jax.Array  # i32  the row that a leaf's evaluation is read from
+    again: jax.Array | None = None
+
+
+def _merge_twins(
+    tree: Tree,
+    paths: jax.Array,
+    leaves: Leaf,
+    first: jax.Array,
+    wanted: jax.Array,
+    twin: jax.Array,
+) -> tuple[Tree, jax.Array, Leaf, _Made]:
+    """Sends the walks that drew a sibling's twin to that sibling's edge.
+
+    The edge they took ends there: its prior and pending visits go over to the twin's.
+    `twin` i32[M, B] is NodeEval's.
+    """
+    batch, nodes, children, fields = tree.edges.packed.shape
+    count = len(first)
+    nowhere = batch * nodes * children
+    packed = tree.edges.packed.reshape(-1, fields)
+    named = wanted & (twin >= 0) & (twin < children)
+    target = jnp.where(named, leaves.edge - leaves.edge % children + twin, leaves.edge)
+    at_target = packed[target]
+    there = named & (at_target[..., CHILD] >= 0)
+
+    # [m, l, B]: row l < m makes the node that row m names.
+    earlier = jnp.tri(count, k=-1, dtype=bool)[..., None]
+    makes = named[:, None] & earlier & (leaves.edge[None] == target[:, None])
+    makes &= wanted[None]
+    lead = wanted & ~there & ~jnp.any(makes, axis=1)
+    makes &= lead[None]
+    merges = there | jnp.any(makes, axis=1)
+
+    # Several rows may name one twin: each writes the sum over all of them.
+    same = merges[None] & (target[:, None] == target[None])
+    taken = packed[leaves.edge]
+    prior = jnp.where(same, taken[None, ..., LOGPRIOR], -jnp.inf)
+    prior = jnp.logaddexp(at_target[..., LOGPRIOR], jax.nn.logsumexp(prior, axis=1))
+    pending = jnp.sum(jnp.where(same, taken[None, ..., PENDING], 0.0), axis=1)
+    moved = at_target.at[..., LOGPRIOR].set(prior).at[..., PENDING].add(pending)
+    packed = packed.at[jnp.where(merges, leaves.edge, nowhere)].set(
+        jnp.array(EMPTY_EDGE, packed.dtype), mode="drop"
+    )
+    packed = packed.at[jnp.where(merges, target, nowhere)].set(moved, mode="drop")
+
+    # Walks that took the same edge follow.
+    follow = lambda x: jnp.take_along_axis(x, first, axis=0)
+    merged, again = follow(merges) & leaves.new, follow(there) & leaves.new
+    edge = jnp.where(merged, follow(target), leaves.edge)
+    level = jnp.where(merged, leaves.length - 1, paths.shape[1])
+    walk, row = jnp.arange(count)[:, None], jnp.arange(batch)[None]
+    raw_value = follow(at_target[..., RAW_VALUE])
+    return (
+        tree.replace(edges=Edges(packed.reshape(tree.edges.packed.shape))),
+        paths.at[walk, level, row].set(edge, mode="drop"),
+        leaves._replace(
+            edge=edge,
+            new=leaves.new & ~again,
+            value=jnp.where(again, raw_value, leaves.value),
+        ),
+        _Made(
+            node=wanted & ~merges,
+            source=follow(jnp.where(merges, jnp.argmax(makes, axis=1), first)),
+            again=again,
+        ),
+    )
 
 
 def expand(
@@ -84,49 +173,68 @@ def expand(
     paths: jax.Array,
     leaves: Leaf,
     fn: ExpandFn,
-) -> tuple[Tree, Expansion]:
+) -> tuple[Tree, jax.Array, Leaf, Expansion]:
     """One call of the network for all new leaves; their nodes and pages are stored.
 
     A leaf that another walk of this iteration reached before, or one that exists (it is
-    finished or at max_depth), wants no row. A tree whose pool is full is ended.
+    finished or at max_depth), wants no row. One that turns out to be a sibling's twin
+    becomes a visit of that sibling, and the walks (paths, leaves) come back so. A tree
+    whose pool is full is ended.
     """
     batch, nodes, children, _ = tree.edges.packed.shape
     count = leaves.edge.shape[0]
-    twin = _first_twin(leaves)
-    own = leaves.new & (twin == jnp.arange(count)[:, None])
-    child = tree.used[None] + jnp.cumsum(own, axis=0) - own
-    wanted = own & (child < nodes)
-    child = jnp.take_along_axis(child, twin, axis=0)
-    dropped = leaves.new & (child >= nodes)
+    first = _first_walk(leaves)
+    own = leaves.new & (first == jnp.arange(count)[:, None])
+    node_id = lambda made: tree.used[None] + jnp.cumsum(made, axis=0) - made
+    wanted = own & (node_id(own) < nodes)
+    dropped = leaves.new & ~jnp.take_along_axis(wanted, first, axis=0)
 
     path = path_nodes(paths, leaves.length, wanted, tree.edges.packed.shape)
     action = jnp.where(wanted, leaves.edge % children, -1).T
     evaluation, page = fn(params, key, tree.store, path, action)
 
+    made = _Made(wanted, first)
+    if evaluation.twin is not None:
+        tree, paths, leaves, made = _merge_twins(
+            tree, paths, leaves, first, wanted, evaluation.twin.T
+        )
+    child = node_id(made.node)
     row = (jnp.arange(batch) * nodes)[None] + child
-    row = jnp.where(wanted, row, batch * nodes).T.reshape(-1)  # [B * M]; out: dropped
+    row = jnp.where(made.node, row, batch * nodes).T.reshape(-1)  # [B M]; out: dropped
 
     def write(rows: jax.Array, new: jax.Array) -> jax.Array:
         flat = rows.reshape(batch * nodes, *rows.shape[2:])
         new = new.reshape(batch * count, *new.shape[2:])
         return flat.at[row].set(new, mode="drop").reshape(rows.shape)
 
-    ended = jnp.any(dropped, axis=0)
+    used = tree.used + jnp.sum(made.node, axis=0, dtype=jnp.int32)
+    # Twins may leave room that was kept for them: then the tree goes on.
+    ended = jnp.any(dropped, axis=0) & (used >= nodes)
+    cost = tree.cost
+    if evaluation.cost is not None:
+        cost += jnp.sum(jnp.where(wanted, evaluation.cost.T, 0.0), axis=0)
     tree = tree.replace(
         edges=Edges(write(tree.edges.packed, unvisited(evaluation.prior))),
         store=jax.tree.map(write, tree.store, page),
-        used=tree.used + jnp.sum(wanted, axis=0, dtype=jnp.int32),
+        used=used,
+        cost=cost,
         exhausted=tree.exhausted | ended,
         live=tree.live & ~ended,
     )
 
-    def of_twin(x: jax.Array) -> jax.Array:  # f32[B, M] -> f32[M, B]
-        return jnp.take_along_axis(x.T, twin, axis=0).astype(jnp.float32)
+    def of_source(x: jax.Array) -> jax.Array:  # [M, B]
+        return jnp.take_along_axis(x, made.source, axis=0).astype(jnp.float32)
 
-    return tree, Expansion(
-        child=child.astype(jnp.float32),
-        value=jnp.where(leaves.new, of_twin(evaluation.value), leaves.value),
-        reward=of_twin(evaluation.reward),
-        discount=of_twin(evaluation.discount),
-        counted=(leaves.length > 0) & ~dropped,
+    return (
+        tree,
+        paths,
+        leaves,
+        Expansion(
+            child=of_source(child),
+            value=jnp.where(leaves.new, of_source(evaluation.value.T), leaves.value),
+            reward=of_source(evaluation.reward.T),
+            discount=of_source(evaluation.discount.T),
+            counted=(leaves.length > 0) & ~dropped,
+            again=made.again,
+        ),
     )

@@ -126,7 +126,11 @@ def root_score(
     simulation = jnp.sum(visits, axis=-1).astype(jnp.int32)
     children = jnp.minimum(jnp.sum(edges.valid, axis=-1), config.considered)
     turn = table.at[children, simulation].get(mode="clip")
-    return considered_score(node, edges, noise, visits == turn[:, None], config)
+    # A child that was merged into its twin leaves the schedule with a count that no
+    # child has: then the nearest have their turn.
+    away = jnp.where(edges.valid, jnp.abs(visits - turn[:, None]), jnp.inf)
+    nearest = away == jnp.min(away, axis=-1, keepdims=True)
+    return considered_score(node, edges, noise, nearest, config)
 
 
 def root_choice(

@@ -41,6 +41,7 @@ class Mcts:
     rule: Rule = "puct"
     max_depth: int = 0  # edges from the root; 0: as many as the pool allows
     nodes: int = 0  # of the pool of a tree; 0: one a simulation, and the root
+    budget: float = 0.0  # a tree of this cost is walked no further; 0: no limit
     virtual_loss: float = 1.0  # a pending walk counts as having returned so much less
     puct: Puct = field(default_factory=Puct)
     ucb: Ucb = field(default_factory=Ucb)
@@ -62,6 +63,8 @@ class Mcts:
             raise ValueError("max_depth must be at least 1, or 0 for no limit")
         if self.nodes != 0 and not self.nodes >= 2:
             raise ValueError("nodes must be at least 2, or 0 for enough")
+        if not self.budget >= 0:
+            raise ValueError("budget must be above 0, or 0 for no limit")
         if self.virtual_loss < 0:
             raise ValueError("virtual_loss must be at least 0")
         if self.rule == "gumbel" and self.widening.first:
@@ -140,7 +143,11 @@ def mcts(
 def grow(
     params: Params, key: jax.Array, tree: Tree, expand_fn: ExpandFn, config: Mcts
 ) -> SearchResult:
-    """Adds config.simulations to trees that may hold some already (reuse.advance)."""
+    """Adds config.simulations to trees that may hold some already (reuse.advance).
+
+    Where config.budget ends a tree its cost is below budget + leaves * the dearest row,
+    since an iteration is begun below the budget and always finished.
+    """
     batch, nodes, _, _ = tree.edges.packed.shape
     max_depth = min(config.max_depth or nodes, nodes)
     virtual = config.leaves > 1
@@ -151,6 +158,12 @@ def grow(
         tree = tree.replace(edges=Edges(tree.edges.packed.at[:, 0].set(roots.packed)))
     scores = _scores(config, noise_key, roots)
     before = tree
+
+    def within(tree: Tree) -> Tree:
+        """The trees with those ended that have spent their budget."""
+        if not config.budget:
+            return tree
+        return tree.replace(live=tree.live & (tree.cost < config.budget))
 
     def walk(carry: tuple[Tree, jax.Array], m: jax.Array) -> tuple:
         tree, paths, leaf = select(
@@ -172,7 +185,7 @@ def grow(
         else:
             (tree, paths), leaf = walk((tree, paths), 0)
             leaves = jax.tree.map(lambda x: x[None], leaf)
-        tree, found = expand(
+        tree, paths, leaves, found = expand(
             params, jax.random.fold_in(key, i), tree, paths, leaves, expand_fn
         )
         if virtual:
@@ -184,14 +197,20 @@ def grow(
             )
         else:
             tree = backup(tree, paths, 0, leaves, found, virtual=False)
-        return i + 1, tree, paths
+        return i + 1, within(tree), paths
 
     iterations = config.simulations // config.leaves
     done, tree, _ = jax.lax.while_loop(
         lambda carry: (carry[0] < iterations) & jnp.any(carry[1].live),
         iteration,
-        (jnp.int32(0), tree, jnp.zeros((config.leaves, max_depth, batch), jnp.int32)),
+        (
+            jnp.int32(0),
+            within(tree),
+            jnp.zeros((config.leaves, max_depth, batch), jnp.int32),
+        ),
     )
+    # A later search may have another budget: only a full pool ends a tree for good.
+    tree = tree.replace(live=before.live & ~tree.exhausted)
     node = Node(tree.root_visits, tree.root_value, tree.root_raw_value)
     edges = Edges(tree.edges.packed[:, 0])
     return SearchResult(
@@ -204,5 +223,6 @@ def grow(
             rows=tree.used - before.used,
             computed_rows=done * batch * config.leaves,
             exhausted=tree.exhausted,
+            stopped=(config.budget > 0) & (tree.cost >= config.budget),
         ),
     )

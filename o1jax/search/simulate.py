@@ -130,6 +130,7 @@ def backup(
         old = Edges(packed.at[edge].get(mode="clip"))
         last = depth == leaf.length - 1
         new = last & leaf.new
+        raw = last if found.again is None else last & ~found.again
         mean = (old.value * old.visits + value) / (old.visits + 1.0)
         reward = jnp.where(new, found.reward, old.reward)
         discount = jnp.where(new, found.discount, old.discount)
@@ -138,7 +139,7 @@ def backup(
                 old.logprior,
                 old.visits + 1.0,
                 old.pending,
-                jnp.where(last, value, mean),  # a leaf's value is the network's
+                jnp.where(raw, value, mean),  # a leaf's value is the network's
                 jnp.where(new, value, old.raw_value),
                 reward,
                 discount,

@@ -167,9 +167,10 @@ class Counts(NamedTuple):
     """What a search did, per tree."""
 
     simulations: jax.Array  # i32[B]  walks that were backed up
-    rows: jax.Array  # i32[B]  of them, those that needed the network: new nodes
+    rows: jax.Array  # i32[B]  new nodes; a row found to be a twin makes none
     computed_rows: jax.Array  # i32[]  rows given to the network, for all trees together
     exhausted: jax.Array  # bool[B]  the search ended early because the pool was full
+    stopped: jax.Array  # bool[B]  the cost of the tree has reached the budget
 
 
 class SearchResult(NamedTuple):

@@ -49,20 +49,22 @@ def iteration(game, tree, paths, virtual=False):
     tree, paths, leaf = walk(tree, paths, virtual=virtual)
     leaves = jax.tree.map(lambda x: x[None], leaf)
     key = jax.random.key(0)
-    tree, found = expand(game, key, tree, paths[:1], leaves, expand_fn)
+    tree, _, leaves, found = expand(game, key, tree, paths[:1], leaves, expand_fn)
     return backup(tree, paths, 0, leaves, found, virtual=virtual), paths, leaf
 
 
 @jax.jit
 def expand_and_tell(game, tree, paths, leaves):
     """(tree, found, path, action): what expand gives, and what it asked for."""
+    # The toy names no twins, so walks come back as they were (test_twins.py).
     asked = []
 
     def spy(game, key, store, path, action):
         asked.extend((path, action))
         return expand_fn(game, key, store, path, action)
 
-    return *expand(game, jax.random.key(0), tree, paths, leaves, spy), *asked
+    tree, _, _, found = expand(game, jax.random.key(0), tree, paths, leaves, spy)
+    return tree, found, *asked
 
 
 def test_select_stops_at_a_child_that_is_no_node_yet():
@@ -101,7 +103,7 @@ def test_select_leaves_virtual_visits_and_backup_takes_them_back():
     jax.tree.map(np.testing.assert_array_equal, done, plain)
 
 
-def test_expand_gives_one_row_to_twins_and_none_to_the_finished():
+def test_expand_gives_one_row_to_walks_that_meet_and_none_to_the_finished():
     game, tree, paths = planted(batch=3)
     # Tree 0: both walks at the new edge 0. Tree 1: two edges. Tree 2: nothing new.
     paths = jnp.array([[[0, 12, 24]], [[0, 13, 24]]])
@@ -118,7 +120,7 @@ def test_expand_gives_one_row_to_twins_and_none_to_the_finished():
     assert last_node(path).tolist() == [[0, 0], [0, 0], [0, 0]]
     assert tree.used.tolist() == [2, 3, 1]
     assert found.child[:, :2].tolist() == [[1, 1], [1, 2]]
-    # Twins back up the same evaluation; the finished leaf its own value.
+    # Walks that meet back up the same evaluation; the finished leaf its own value.
     np.testing.assert_allclose(found.value, [[0.8, 0.8, 9.0], [0.8, 0.0, 9.0]])
     np.testing.assert_allclose(found.reward[:, :2], [[0.3, 0.3], [0.3, 0.1]])
     assert tree.store[:, :3].tolist() == [[0, 1, 0], [0, 1, 2], [0, 0, 0]]
