@@ -6,6 +6,8 @@ but for one that samples.
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -73,19 +75,55 @@ def analyse(evidence):
     return Findings(checks, [{"name": "Own", "text": f"{evidence.seeds}"}])
 
 
+def made_up(folder):
+    """The claim that a beats b, with its experiment in `folder`; b is the better."""
+    file = folder / "guesses.gin"
+    file.write_text(EXPERIMENT)
+    tier = Tier(str(file), (Arm("a", Share(1), answer), Arm("b", Share(3), answer)), 4)
+    return Claim("A1", "A beats B", "2407.21787", "1 > 3", {"nano": tier}, analyse)
+
+
+# The command in a process of its own, where A1 is the claim above.
+SCRIPT = f"""
+import pathlib, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_reproduce
+from o1jax.cli import main
+from o1jax.loop.reproduce.registry import CLAIMS
+
+CLAIMS["A1"] = test_reproduce.made_up(pathlib.Path.cwd())
+sys.exit(main())
+"""
+
+
+class Done(NamedTuple):
+    stdout: str
+    results: Path
+    cache: Path
+
+
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """The policies, trained once for all tests here; arms differ by their methods."""
-    return tmp_path_factory.mktemp("claims")
+def done(o1jax, tmp_path_factory):
+    """The claim on two seeds. The policies are trained here once for all tests."""
+    folder = tmp_path_factory.mktemp("claims")
+    (folder / "claimed.py").write_text(SCRIPT)
+    results, cache = folder / "results", folder / "cache"
+    arguments = ("--seeds", 2, "--results", results, "--cache", cache)
+    script = (folder / "claimed.py",)
+    code, out, err = o1jax("reproduce", "a1", *arguments, script=script, cwd=folder)
+    assert code == 0, err
+    return Done(out, results, cache)
+
+
+@pytest.fixture
+def cache(done):
+    return done.cache
 
 
 @pytest.fixture
 def claim(tmp_path, monkeypatch):
-    file = tmp_path / "guesses.gin"
-    file.write_text(EXPERIMENT)
     RUNS.clear()
-    tier = Tier(str(file), (Arm("a", Share(1), answer), Arm("b", Share(3), answer)), 4)
-    claim = Claim("A1", "A beats B", "2407.21787", "1 > 3", {"nano": tier}, analyse)
+    claim = made_up(tmp_path)
     monkeypatch.setattr(registry, "CLAIMS", {"A1": claim})
     return claim
 
@@ -95,15 +133,14 @@ def with_arms(claim, *arms):
     return replace(claim, tiers={"nano": tier})
 
 
-def test_a_failed_check_is_told_and_the_command_ends_well(
-    claim, cache, tmp_path, capsys
-):
-    results = tmp_path / "results"
-    command = ["reproduce", "a1", "--seeds", "2"]
-    assert main([*command, "--results", str(results), "--cache", str(cache)]) == 0
-    out = capsys.readouterr().out
-    assert "passed  b answers some: 0.750\nFAILED  a beats b: 0.250 and 0.750" in out
-    assert "A1: 1 of 2 checks passed: the published shape was not matched" in out
+def test_a_failed_check_is_told_and_the_command_ends_well(done):
+    results, cache = done.results, done.cache
+    told = "passed  b answers some: 0.750\nFAILED  a beats b: 0.250 and 0.750"
+    assert told in done.stdout
+    assert (
+        "A1: 1 of 2 checks passed: not all of the published shape was found"
+        in done.stdout
+    )
 
     report = (results / "A1" / "report.md").read_text()
     rows = [[c.strip() for c in r.split("|")[1:-1]] for r in report.splitlines()]

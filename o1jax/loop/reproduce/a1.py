@@ -9,16 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from o1jax.loop.reproduce.claim import (
-    Arm,
-    Check,
-    Claim,
-    Evidence,
-    Findings,
-    Tier,
-)
+from o1jax.loop.reproduce.claim import Arm, Check, Claim, Evidence, Findings, Tier
 from o1jax.loop.reproduce.laws import COMPETITORS, PUBLISHED, Fit, fit_law
 from o1jax.loop.reproduce.sample import Sample, sample
+from o1jax.rollout.sampling import SamplingConfig
 from o1jax.statistics import bootstrap, bootstrap_interval, pass_at_k
 
 ARM = "samples"
@@ -141,7 +135,7 @@ def _coverage(solved: np.ndarray, k: np.ndarray, fit: Fit) -> dict[str, Any]:
             },
             {
                 "kind": "curve",
-                "title": "The law is a straight line here",
+                "title": "The law would be a straight line",
                 "x_label": "log2 k",
                 "y_label": "log(-log c)",
                 "series": link,
@@ -217,10 +211,11 @@ CLAIM = Claim(
     shape="the part of problems solved by any of k samples rises over four orders of "
     "magnitude of k and follows c = exp(a k^b) on most tasks and models (for example "
     "15.9 % at k = 1 to 56 % at k = 250 on SWE-bench Lite).",
+    # At temperature 1 the curve of this policy reaches 0.975, with less left to see.
     tiers={
         "nano": Tier(
             experiment="claims/countdown4.gin",
-            arms=(Arm(ARM, Sample(1024), sample),),
+            arms=(Arm(ARM, Sample(1024, SamplingConfig(temperature=0.7)), sample),),
             problems=200,
         ),
     },

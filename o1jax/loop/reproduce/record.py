@@ -66,7 +66,9 @@ def verdict(content: Mapping[str, Any]) -> str:
     ]
     total = content["passed"] + content["failed"]
     held = f"{content['passed']} of {total} checks passed"
-    what = "" if content["failed"] == 0 else ": the published shape was not matched"
+    what = (
+        "" if content["failed"] == 0 else ": not all of the published shape was found"
+    )
     return "\n".join([*lines, f"{content['claim']}: {held}{what}"])
 
 
