@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from o1jax.config import configurable
-from o1jax.search.select import Node, lossy
+from o1jax.search.select import Node, extremes, lossy
 from o1jax.search.tree import Edges
 
 LOWEST = -1e9  # a child that alone is considered may be taken, whatever its score
@@ -78,8 +78,7 @@ def sigma_completed(node: Node, edges: Edges, config: Gumbel) -> jax.Array:
     mixed = (node.raw_value + total * mean) / (total + 1.0)
     completed = jnp.where(visited, edges.qvalue, mixed[:, None])
     if config.rescale:
-        low = jnp.min(completed, axis=-1, keepdims=True)
-        high = jnp.max(completed, axis=-1, keepdims=True)
+        low, high = extremes(completed)
         completed = (completed - low) / jnp.maximum(high - low, 1e-8)
     most = jnp.max(edges.visits, axis=-1, keepdims=True)
     return (config.maxvisit_init + most) * config.value_scale * completed

@@ -92,16 +92,29 @@ def admitted(node: Node, edges: Edges, widening: Widening) -> Edges:
     return Edges(edges.packed.at[..., LOGPRIOR].set(log_normalised(prior)))
 
 
+def extremes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Least and greatest of the last axis, f32[B, K] -> f32[B, 1] each, in one pass.
+
+    A level of a walk is many small kernels on a CPU, and each of them counts.
+    """
+    low, high = jax.lax.reduce(
+        (x, x),
+        (jnp.inf, -jnp.inf),
+        lambda a, b: (jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])),
+        (x.ndim - 1,),
+    )
+    return low[..., None], high[..., None]
+
+
 def normalised(node: Node, edges: Edges, qvalue: jax.Array) -> jax.Array:
     """Q in [0, 1] by the extremes of the node's value and its children's; f32[B, K].
 
     A child without a visit gets the lowest.
     """
     visited = edges.visits > 0
-    value = node.value[:, None]
-    known = jnp.where(visited, qvalue, value)
-    low = jnp.minimum(value, jnp.min(known, axis=-1, keepdims=True))
-    high = jnp.maximum(value, jnp.max(known, axis=-1, keepdims=True))
+    low, high = extremes(jnp.where(visited, qvalue, node.value[:, None]))
+    low = jnp.minimum(low, node.value[:, None])
+    high = jnp.maximum(high, node.value[:, None])
     return (jnp.where(visited, qvalue, low) - low) / jnp.maximum(high - low, 1e-8)
 
 

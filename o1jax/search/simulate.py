@@ -15,7 +15,15 @@ import jax.numpy as jnp
 
 from o1jax.search.expand import Expansion, Leaf
 from o1jax.search.select import Node, Widening, admitted
-from o1jax.search.tree import EDGE_FIELDS, PENDING, Edges, Tree
+from o1jax.search.tree import (
+    EDGE_FIELDS,
+    PENDING,
+    RAW_VALUE,
+    VALUE,
+    VISITS,
+    Edges,
+    Tree,
+)
 
 ScoreFn = Callable[[Node, Edges], jax.Array]  # f32[B, K]; the highest valid is taken
 
@@ -25,11 +33,12 @@ class _Walk(NamedTuple):
 
     depth: jax.Array  # i32[]
     going: jax.Array  # bool[B]
-    at: jax.Array  # i32[B]  node id
+    row: jax.Array  # i32[B]  of the node stood at
     node: Node
+    length: jax.Array  # i32[B]  edges taken
+    edge: jax.Array  # i32[B]  the last of them
     packed: jax.Array  # f32[B * N * K, EDGE_FIELDS]
     paths: jax.Array  # i32[M, D, B]
-    leaf: Leaf
 
 
 def select(
@@ -54,56 +63,57 @@ def select(
     max_depth = paths.shape[1]
 
     def step(walk: _Walk, score: ScoreFn) -> _Walk:
-        row = first + walk.at
         rows = walk.packed.reshape(batch * nodes, children, EDGE_FIELDS)
-        edges = Edges(rows.at[row].get(mode="promise_in_bounds"))
+        edges = Edges(rows.at[walk.row].get(mode="promise_in_bounds"))
         open_ = admitted(walk.node, edges, widening)
         scores = jnp.where(open_.valid, score(walk.node, open_), -jnp.inf)
         action = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        edge = row * children + action
+        edge = walk.row * children + action
         taken = Edges(walk.packed.at[edge].get(mode="promise_in_bounds"))
         takes = walk.going & taken.valid
         target = jnp.where(takes, edge, nowhere)
         packed = walk.packed
         if virtual:
             packed = packed.at[target, PENDING].add(1.0, mode="drop")
-        leaf = walk.leaf
-        leaf = Leaf(
-            length=leaf.length + takes,
-            deepest=walk.depth + 1,
-            new=jnp.where(takes, taken.child < 0, leaf.new),
-            edge=jnp.where(takes, edge, leaf.edge),
-            value=jnp.where(takes, taken.raw_value, leaf.value),
-        )
         going = takes & (taken.child >= 0) & (taken.discount != 0)
-        node = Node(taken.visits + taken.pending, taken.value, taken.raw_value)
-        at = jnp.where(going, taken.child, 0.0).astype(jnp.int32)
-        paths = walk.paths.at[m, walk.depth].set(target)
-        return _Walk(walk.depth + 1, going, at, node, packed, paths, leaf)
+        return _Walk(
+            depth=walk.depth + 1,
+            going=going,
+            row=first + jnp.where(going, taken.child, 0.0).astype(jnp.int32),
+            node=Node(taken.visits + taken.pending, taken.value, taken.raw_value),
+            length=walk.length + takes,
+            edge=jnp.where(takes, edge, walk.edge),
+            packed=packed,
+            # Four kernels a level would check what the loop's condition grants.
+            paths=walk.paths.at[m, walk.depth].set(target, mode="promise_in_bounds"),
+        )
 
-    zeros = jnp.zeros(batch, jnp.int32)
     start = _Walk(
         depth=jnp.int32(0),
         going=tree.live,
-        at=zeros,
+        row=first,
         node=Node(tree.root_visits + m, tree.root_value, tree.root_raw_value),
+        length=jnp.zeros(batch, jnp.int32),
+        edge=jnp.zeros(batch, jnp.int32),
         packed=tree.edges.packed.reshape(-1, EDGE_FIELDS),
         paths=paths,
-        leaf=Leaf(
-            length=zeros,
-            deepest=jnp.int32(0),
-            new=jnp.zeros(batch, bool),
-            edge=zeros,
-            value=tree.root_raw_value,
-        ),
     )
     walk = jax.lax.while_loop(
         lambda walk: (walk.depth < max_depth) & jnp.any(walk.going),
         lambda walk: step(walk, score),
         step(start, root_score),
     )
+    end = Edges(walk.packed.at[walk.edge].get(mode="promise_in_bounds"))
+    walked = walk.length > 0
+    leaf = Leaf(
+        length=walk.length,
+        deepest=walk.depth,
+        new=walked & (end.child < 0),
+        edge=walk.edge,
+        value=jnp.where(walked, end.raw_value, tree.root_raw_value),
+    )
     packed = walk.packed.reshape(tree.edges.packed.shape)
-    return tree.replace(edges=Edges(packed)), walk.paths, walk.leaf
+    return tree.replace(edges=Edges(packed)), walk.paths, leaf
 
 
 def backup(
@@ -121,42 +131,36 @@ def backup(
     as (value visits + G) / (visits + 1). Virtual visits are taken back.
     """
     shape = tree.edges.packed.shape
+    packed = tree.edges.packed.reshape(-1, EDGE_FIELDS)
     leaf, found = jax.tree.map(lambda x: x[m], (leaves, found))
+    # A level writes three fields of its edges; the others change at a new leaf alone.
+    new = jnp.where(leaf.new & found.counted, leaf.edge, len(packed))
+    facts = jnp.stack([found.value, found.reward, found.discount, found.child], -1)
+    packed = packed.at[new, RAW_VALUE:].set(facts, mode="drop")
 
     def level(step: jax.Array, carry: tuple) -> tuple:
         packed, value = carry
         depth = leaf.deepest - 1 - step
         edge = paths[m, depth]
         old = Edges(packed.at[edge].get(mode="clip"))
-        last = depth == leaf.length - 1
-        new = last & leaf.new
-        raw = last if found.again is None else last & ~found.again
         mean = (old.value * old.visits + value) / (old.visits + 1.0)
-        reward = jnp.where(new, found.reward, old.reward)
-        discount = jnp.where(new, found.discount, old.discount)
+        raw = depth == leaf.length - 1  # a leaf's value is the network's
+        if found.again is not None:
+            raw &= ~found.again
+        after = jnp.where(raw, value, mean)
         updated = jnp.stack(
             [
-                old.logprior,
-                old.visits + 1.0,
-                old.pending,
-                jnp.where(raw, value, mean),  # a leaf's value is the network's
-                jnp.where(new, value, old.raw_value),
-                reward,
-                discount,
-                jnp.where(new, found.child, old.child),
+                old.visits + found.counted,
+                old.pending - virtual,
+                jnp.where(found.counted, after, old.value),
             ],
             axis=-1,
         )
-        updated = jnp.where(found.counted[:, None], updated, old.packed)
-        if virtual:
-            updated = updated.at[:, PENDING].add(-1.0)
+        packed = packed.at[edge, VISITS : VALUE + 1].set(updated, mode="drop")
         on = depth < leaf.length
-        value = jnp.where(on, reward + discount * value, value)
-        return packed.at[edge].set(updated, mode="drop"), value
+        return packed, jnp.where(on, old.reward + old.discount * value, value)
 
-    packed, value = jax.lax.fori_loop(
-        0, leaf.deepest, level, (tree.edges.packed.reshape(-1, shape[-1]), found.value)
-    )
+    packed, value = jax.lax.fori_loop(0, leaf.deepest, level, (packed, found.value))
     visits = tree.root_visits
     mean = (tree.root_value * visits + value) / (visits + 1.0)
     return tree.replace(
