@@ -14,6 +14,7 @@ import jax
 
 from o1jax.config import configurable
 from o1jax.loop.methods import Search
+from o1jax.loop.metrics import progress
 from o1jax.loop.searching import Searched, Searcher
 from o1jax.loop.workdir import StageRecord, Workdir, write_jsonl
 from o1jax.statistics import bootstrap_interval, paired_bootstrap
@@ -76,14 +77,14 @@ def measure(
     key = jax.random.fold_in(run.key, 3)
     rows, predictions = [], []
     first: dict[int, Searched] = {}
-    for method in config.methods:
-        for budget in config.budgets:
-            one = replace(method, budget=budget)
-            search = Searcher(run, examples, task, one)
-            searched = search(params, key)
-            first.setdefault(budget, searched)
-            rows.append(_row(one, searched, first[budget]))
-            predictions += _predictions(one, examples, searched)
+    arms = [replace(m, budget=n) for m in config.methods for n in config.budgets]
+    with progress(len(arms) * len(examples), f"{config.name}: questions") as bar:
+        for arm in arms:
+            search = Searcher(run, examples, task, arm)
+            searched = search(params, key, done=bar.advance)
+            first.setdefault(arm.budget, searched)
+            rows.append(_row(arm, searched, first[arm.budget]))
+            predictions += _predictions(arm, examples, searched)
     results = {
         "problems": config.problems,
         "answer_tokens": search.config.answer_tokens,

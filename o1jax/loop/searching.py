@@ -6,7 +6,7 @@ problems; grading comes after all searching, so what a search finds is never tol
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ from o1jax.loop.answer import request_keys
 from o1jax.loop.guides import verifier_guide
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.methods import Found, Search, Select, build_program
-from o1jax.loop.metrics import progress
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import ROWS, put_batch
 from o1jax.policy.context import Context
@@ -103,16 +102,23 @@ class Searcher:
         self._chunk = -(-chunk // run.shards) * run.shards
 
     def __call__(
-        self, params: Params, key: jax.Array, *, kind: str = "search"
+        self,
+        params: Params,
+        key: jax.Array,
+        *,
+        kind: str = "search",
+        done: Callable[[int], None] = lambda questions: None,
     ) -> Searched:
-        """One answer to each question, graded. Booked in the ledger as `kind`."""
+        """One answer to each question, graded. Booked in the ledger as `kind`.
+
+        `done` is told of every few questions that are answered.
+        """
         began = time.monotonic()
         parts = []
-        with progress(len(self._examples), self.config.label) as bar:
-            for start in range(0, len(self._examples), self._chunk):
-                part = self._part(params, key, start)
-                parts.append(part)
-                bar.advance(len(part.texts))
+        for start in range(0, len(self._examples), self._chunk):
+            part = self._part(params, key, start)
+            parts.append(part)
+            done(len(part.texts))
         join = lambda *columns: np.concatenate(columns)
         arrays = jax.tree.map(join, *(part._replace(texts=()) for part in parts))
         spent = arrays.spent

@@ -24,7 +24,7 @@ from o1jax.loop.metrics import progress
 from o1jax.loop.reproduce.claim import Arm, Claim, Evidence, Predictions, Tier
 from o1jax.loop.reproduce.predictions import read_predictions, write_predictions
 from o1jax.loop.reproduce.record import conclude
-from o1jax.loop.run import run
+from o1jax.loop.run import device, run
 from o1jax.loop.workdir import Workdir, write_json
 from o1jax.tasks.task import Example
 from o1jax.types import Params
@@ -133,11 +133,10 @@ def _run_arm(start: Any, arm: Arm, problems: list[Example], file: Path) -> None:
     predicted = arm.run(workdir, params, key, problems, arm.method)
     seconds = time.monotonic() - began
     write_predictions(file, problems, predicted)
-    device = jax.devices()[0]
     record = {
         "method": repr(arm.method),
         "seconds": seconds,
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "device": device(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "facts": dict(predicted.facts),
     }
