@@ -185,10 +185,9 @@ def frontier(
 
 def _going(front: _Front, config: Frontier) -> jax.Array:
     """bool[B, W]: the survivors that draw children at this level."""
-    # A root's draws beyond K have no prior of their own: they follow if any does.
-    open_ = jnp.any(front.prior > -jnp.inf, axis=-1)
-    few = jnp.any(front.prior[..., : config.children] > -jnp.inf, axis=-1)
-    open_ &= few | (front.level == 0)
+    first = jnp.arange(front.prior.shape[-1]) < config.children
+    may = first | (front.level == 0)  # a root draws more than its first children
+    open_ = jnp.any((front.prior > -jnp.inf) & may[None, None], axis=-1)
     return open_ & within(front.nodes, config.budget)[:, None]
 
 
@@ -240,7 +239,7 @@ def _level(
         value = write(nodes.value, node, score)
         nodes = nodes.replace(value=value, cost=nodes.cost + cost, store=store)
 
-    stays = jnp.where(~going & (front.node > 0), front.node, -1)
+    stays = jnp.where(going, -1, front.node)
     chosen = _survivors(stays, front.score, node, score, config)
     found, found_score = front.found, front.found_score
     if config.answer == "any":
@@ -254,6 +253,7 @@ def _level(
         nodes=nodes,
         node=survivor,
         score=_choose(front.score, score, chosen),
+        # A place nobody took must not go on as who had it before.
         prior=jnp.where((survivor >= 0)[..., None], prior, -jnp.inf),
         path=_choose(front.path, path, chosen),
         found=found,

@@ -172,7 +172,7 @@ def _move(walk: _Walk, going: jax.Array, accepted: jax.Array, config: Retry) -> 
     level = jnp.arange(config.depth)[None]
     open_ = jnp.any(walk.left > -jnp.inf, axis=-1)  # bool[B, N]
     failed = going & (accepted < 0) & ~_of(open_, at)
-    above = jnp.any(read(open_, walk.path) & (level < depth[:, None]), axis=-1)
+    above = jnp.any(read(open_, walk.path), axis=-1)  # behind the path: the root
     back = failed & above & (walk.backtracks < config.backtracks)
 
     child = nodes.parent == at[:, None]

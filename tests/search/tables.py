@@ -67,7 +67,7 @@ def roots(params: Table, state: list[int], children: int) -> tuple[NodeEval, dic
     return evaluation, {"state": state, "seen": state}
 
 
-def expand_fn(children: int, report_cost: bool = True):
+def expand_fn(children: int, report_cost: bool = True, unwanted: float = 99.0):
     """The table as an ExpandFn; an unwanted row gets what nobody may use."""
 
     def expand(params: Table, key, store, path, action):
@@ -84,7 +84,9 @@ def expand_fn(children: int, report_cost: bool = True):
         right = above == here(store["seen"], last)
         found = jax.vmap(jax.vmap(lambda s: _evaluate(params, s, children)))(state)
         nonsense = lambda x: jnp.where(
-            (wanted & right).reshape(B, M, *[1] * (x.ndim - 2)), x, jnp.full_like(x, 99)
+            (wanted & right).reshape(B, M, *[1] * (x.ndim - 2)),
+            x,
+            jnp.full_like(x, unwanted),
         )
         found = jax.tree.map(nonsense, found)
         if not report_cost:

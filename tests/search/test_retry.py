@@ -114,6 +114,15 @@ def test_a_twin_is_rejected_unseen_and_paid_for():
     assert result.nodes.cost.tolist() == [8 * 3]
 
 
+def test_a_walk_that_gets_nowhere_ends():
+    # The only child of 2 calls itself the twin of one that is not there.
+    below = {0: [1, -1, -1], 1: [2, -1, -1], 2: [-1, 3, -1]}
+    params = table(below, [0, 0.9, 0.6, 0.9], twin={3: 0})
+    result = run(params, replace(BASE, depth=4))
+    assert drawn(result, 0) == [1, 2] and states(result) == [[2]]
+    assert result.nodes.cost.tolist() == [3]
+
+
 def test_a_budget_needs_a_cost():
     with pytest.raises(ValueError, match="does not report its cost"):
         run(WALK, replace(BASE, budget=4.0), report_cost=False)
