@@ -1,12 +1,13 @@
-"""Several continuations of the same text, drawn at once.
+"""One step a row, drawn behind text that lies in several places.
 
-In: rows whose text lies in contexts, and the logits behind it. Out: K steps a row, each
-up to a token that ends it. The K read the row's keys and values in one product, so a
-prefix is neither read again nor copied for them. All randomness comes in as uniforms,
-so a row's steps do not depend on the rows beside it.
+In: rows whose text lies in contexts, and the first token of each one's step. Out: the
+step up to a token that ends it, with its keys and values and what the policy says
+behind it. Every token drawn is read once and nothing else is. All randomness comes in
+as uniforms, so a row's step does not depend on the rows beside it.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import chex
 import flax.struct
@@ -24,96 +25,140 @@ from o1jax.rollout.sampling import (
 from o1jax.types import Params
 
 
+class First(NamedTuple):
+    """First tokens of steps that may follow a text: K to a row, or one."""
+
+    token: jax.Array  # i32[..., K]
+    logprob: jax.Array  # f32[..., K]  -inf: the distribution has fewer tokens
+    entropy: jax.Array  # f32[...]  of the distribution they are from
+
+
 @flax.struct.dataclass(kw_only=True)
-class Candidates:
-    """K steps drawn to follow a text, in the order of their draws."""
+class Drawn:
+    """A step a row, all zeros where none was wanted."""
 
-    tokens: jax.Array  # i32[..., K, S]   right-padded with 0
-    logprob: jax.Array  # f32[..., K, S]  of the sampling distribution; 0 on padding
-    length: jax.Array  # i32[..., K]      0: not drawn, for nothing can follow
+    k: tuple[jax.Array, ...]  # L x [B, Hkv, S, E]  0 behind its end
+    v: tuple[jax.Array, ...]
+    tokens: jax.Array  # i32[B, S]  right-padded with 0
+    logprob: jax.Array  # f32[B, S]  of the sampling distribution; 0 on padding
+    length: jax.Array  # i32[B]
+    entropy: jax.Array  # f32[B]  summed over the distributions that tokens are from
+    value: jax.Array  # f32[B]  value head behind the step
+    value_before: jax.Array  # f32[B]  in front of its last token
+    process: jax.Array  # f32[B]  process head at its last token
+    next: jax.Array  # f32[B, V]  log-probs of the token behind the step, as sampled
 
 
-def draw_steps(
+def entropy(logprobs: jax.Array) -> jax.Array:
+    """f32[...] in nats from log-probs f32[..., V], which may be -inf."""
+    weighed = jnp.exp(logprobs) * logprobs
+    return -jnp.sum(jnp.where(logprobs > -jnp.inf, weighed, 0.0), axis=-1)
+
+
+def drawn_first(
+    logprobs: jax.Array, uniform: jax.Array, sampling: SamplingConfig
+) -> First:
+    """K independent draws a row; logprobs f32[B, V], uniform f32[B, K]."""
+    draw_one = lambda u: draw(u, logprobs, sampling)
+    token = jax.vmap(draw_one, in_axes=1, out_axes=1)(uniform)
+    logprob = jnp.take_along_axis(logprobs, token, axis=-1)
+    return First(token, logprob, entropy(logprobs))
+
+
+def likeliest_first(logprobs: jax.Array, count: int) -> First:
+    """The `count` likeliest tokens of logprobs f32[B, V]."""
+    logprob, token = jax.lax.top_k(logprobs, count)
+    return First(token, logprob, entropy(logprobs))
+
+
+def draw_step(
     policy: Policy,
     params: Params,
-    logits: jax.Array,
+    first: First,
     position: jax.Array,
     contexts: Sequence[Context],
     *,
     uniform: jax.Array,
-    open_: jax.Array,
+    wanted: jax.Array,
+    value: jax.Array,
+    vocab: int,
     end_ids: tuple[int, ...],
     sampling: SamplingConfig,
-) -> Candidates:
-    """K steps of at most S tokens for each row.
+) -> Drawn:
+    """A step of at most S tokens for each row; the loop ends with the longest.
 
     Args:
-      logits: f32[B, V] of the token at `position` i32[B].
+      first: [B] each, the token at `position` i32[B].
       contexts: all text before it.
-      uniform: f32[B, K, S] in [0, 1), one for each token to draw.
-      open_: bool[B], False where nothing is to be drawn.
+      uniform: f32[B, S] in [0, 1), one for each token to draw; that of the first is
+        not looked at.
+      wanted: bool[B], False where nothing is to be drawn.
+      value: f32[B], of the value head before the first token.
     """
-    B, K, S = uniform.shape
-    chex.assert_shape([position, open_], (B,))
+    B, S = uniform.shape
+    chex.assert_shape([position, wanted, value, first.token], (B,))
+    slot = jnp.arange(S)
 
-    def emit(
-        t: jax.Array | int, logits: jax.Array, going: jax.Array, drawn: Candidates
-    ) -> tuple[jax.Array, Candidates]:
-        """Draws token t, [B, K], of the steps that are still going."""
-        logprobs = sampling_logprobs(logits.reshape(B * K, -1), sampling)
-        token = draw(uniform[:, :, t].reshape(B * K), logprobs, sampling)
-        logprob = token_logprob(logprobs, token).reshape(B, K)
-        token = token.reshape(B, K)
-        drawn = Candidates(
-            tokens=drawn.tokens.at[:, :, t].set(jnp.where(going, token, 0)),
-            logprob=drawn.logprob.at[:, :, t].set(jnp.where(going, logprob, 0.0)),
+    def write(
+        drawn: Drawn, t: jax.Array | int, going: jax.Array, token: First
+    ) -> Drawn:
+        """Token t of the steps that are still going."""
+        put = lambda row, new: row.at[:, t].set(jnp.where(going, new, 0), mode="drop")
+        return drawn.replace(
+            tokens=put(drawn.tokens, token.token),
+            logprob=put(drawn.logprob, token.logprob),
             length=drawn.length + going,
+            entropy=drawn.entropy + jnp.where(going, token.entropy, 0.0),
         )
-        return going & ~jnp.isin(token, jnp.array(end_ids, jnp.int32)), drawn
 
-    # Steps so far lie token by token, [B, Hkv, S K, E]: a token of all K is one write.
-    held = contexts[0].k
-    shape = (B, held[0].shape[1], S * K, held[0].shape[3])
-    blank = tuple(jnp.zeros(shape, x.dtype) for x in held)
-    place, which = jnp.arange(S * K)[None], jnp.arange(K)
-    same_step = place % K == which[:, None]
-
-    def body(carry: tuple) -> tuple:
-        t, going, drawn, k, v = carry
-        mine = same_step & (place // K < t - 1)
-        output, new_k, new_v = policy.extend(
+    def read(carry: tuple) -> tuple:
+        """Reads token t of all steps that have one, and draws the next."""
+        t, going, token, drawn = carry
+        output, k, v = policy.extend(
             params,
-            drawn.tokens[:, :, t - 1],
-            jnp.broadcast_to((position + t - 1)[:, None], (B, K)),
-            [*contexts, Context(k, v, mine[None])],
-            at=jnp.broadcast_to(which[None], (B, K)),
-            own=jnp.eye(K, dtype=bool),
+            token[:, None],
+            (position + t)[:, None],
+            [*contexts, Context(drawn.k, drawn.v, (slot < t)[None, None])],
+            at=jnp.zeros((B, 1), jnp.int32),
         )
-        put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
-            old, new, (t - 1) * K, axis=2
+        output = jax.tree.map(lambda x: x[:, 0], output)
+        logprobs = sampling_logprobs(output.logits, sampling)
+        keep = lambda new, old: jnp.where(
+            going.reshape(B, *[1] * (new.ndim - 1)), new, old
         )
-        k, v = jax.tree.map(put, (k, v), (new_k, new_v))
-        return t + 1, *emit(t, output.logits, going, drawn), k, v
+        put = lambda page, new: jax.lax.dynamic_update_slice_in_dim(
+            page, keep(new, 0), t, axis=2
+        )
+        drawn = drawn.replace(
+            k=jax.tree.map(put, drawn.k, k),
+            v=jax.tree.map(put, drawn.v, v),
+            value=keep(output.value, drawn.value),
+            value_before=keep(drawn.value, drawn.value_before),
+            process=keep(output.process, drawn.process),
+            next=keep(logprobs, drawn.next),
+        )
+        t = t + 1
+        going &= (t < S) & ~jnp.isin(token, jnp.array(end_ids, jnp.int32))
+        token = draw(uniform[:, jnp.minimum(t, S - 1)], logprobs, sampling)
+        new = First(token, token_logprob(logprobs, token), entropy(logprobs))
+        return t, going, token, write(drawn, t, going, new)
 
-    none = Candidates(
-        tokens=jnp.zeros((B, K, S), jnp.int32),
-        logprob=jnp.zeros((B, K, S)),
-        length=jnp.zeros((B, K), jnp.int32),
+    page = lambda x: jnp.zeros((B, x.shape[1], S, x.shape[3]), x.dtype)
+    blank = Drawn(
+        k=tuple(page(x) for x in contexts[0].k),
+        v=tuple(page(x) for x in contexts[0].v),
+        tokens=jnp.zeros((B, S), jnp.int32),
+        logprob=jnp.zeros((B, S)),
+        length=jnp.zeros(B, jnp.int32),
+        entropy=jnp.zeros(B),
+        value=value,
+        value_before=value,
+        process=jnp.zeros(B),
+        next=jnp.zeros((B, vocab)),
     )
-    of_each = lambda x: jnp.broadcast_to(x[:, None], (B, K, *x.shape[1:]))
-    first = emit(0, of_each(logits), of_each(open_), none)
-    carry = jax.lax.while_loop(
-        lambda carry: (carry[0] < S) & jnp.any(carry[1]),
-        body,
-        (jnp.int32(1), *first, blank, blank),
+    _, _, _, drawn = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[1]),
+        read,
+        (jnp.int32(0), wanted, first.token, write(blank, 0, wanted, first)),
     )
-    return carry[2]
-
-
-def draw_counts(candidates: Candidates) -> jax.Array:
-    """i32[..., K]: how often each step was drawn; 0 at its second and later draws."""
-    tokens, length = candidates.tokens, candidates.length
-    same = jnp.all(tokens[..., :, None, :] == tokens[..., None, :, :], axis=-1)
-    same &= length[..., :, None] == length[..., None, :]
-    earlier = jnp.sum(jnp.tril(same, -1), axis=-1)
-    return jnp.where((earlier == 0) & (length > 0), jnp.sum(same, axis=-1), 0)
+    return drawn

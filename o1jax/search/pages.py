@@ -1,9 +1,9 @@
 """What a tree over text keeps of a node, and what is read from it.
 
-A page holds one step: its tokens, keys and values, and the steps that were drawn to
-follow it as tokens only (numbers, 4 bytes a token; keys and values are hundreds). What
-is above a step lies in its ancestors' pages, so N nodes of S tokens are one sequence
-of N * S tokens. What a guide may look at is here too, and the account of tokens.
+A page holds one step: its tokens, keys and values, and the first tokens of the steps
+that may follow it (the rest of them is drawn when a walk comes by). What is above a
+step lies in its ancestors' pages, so N nodes of S tokens are one sequence of N * S
+tokens. What a guide may look at is here too, and the account of tokens.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from o1jax.rollout.branch import Candidates
+from o1jax.rollout.branch import First
+from o1jax.search.nodes import Nodes
 from o1jax.search.tree import Tree
 from o1jax.types import Params, Spent
 
@@ -27,24 +28,31 @@ class StepPage:
     tokens: jax.Array  # i32[..., S]
     logprob: jax.Array  # f32[..., S]
     length: jax.Array  # i32[...]
+    entropy: jax.Array  # f32[...]  summed over the distributions its tokens are from
     finished: jax.Array  # bool[...]  the step ends with a stop token
     value: jax.Array  # f32[...]    value head behind the step, or before a stop token
     process: jax.Array  # f32[...]  process head at the step's last token, a logit
     reward_tokens: jax.Array  # i32[...]  read by a reward model for this node
-    key: jax.Array  # u32[..., 2]  of the node: what is drawn below it
-    next: Candidates
+    key: jax.Array  # u32[..., 2]  of the node: what is drawn for it and below it
+    parent_key: jax.Array  # u32[..., 2]  siblings have it in common
+    action: jax.Array  # i32[...]  which child of its parent; -1: the root
+    first: First  # [..., K]  of the steps that may follow
 
 
 class NodeState(NamedTuple):
     """What a guide may look at: M new nodes of each of B problems.
 
     The path's steps come in order, the node's own last; a step of length 0 is none
-    (the root's, and places behind the path).
+    (the root's, and places behind the path). Where a step is a whole attempt
+    (Steps.level), D is 0: a guide judges the last attempt alone, as if it were the
+    first, and `finished` says that it is complete, though the search may go on.
     """
 
+    prompt_id: jax.Array  # i32[B]  Prompts' own; -1 marks a problem that is none
     tokens: jax.Array  # i32[B, M, D + 1, S]
     logprob: jax.Array  # f32[B, M, D + 1, S]
     length: jax.Array  # i32[B, M, D + 1]
+    entropy: jax.Array  # f32[B, M, D + 1]
     finished: jax.Array  # bool[B, M]
     value: jax.Array  # f32[B, M]    of the heads, as in StepPage
     process: jax.Array  # f32[B, M]
@@ -66,12 +74,19 @@ def _likelihood(params: Params, state: NodeState) -> Guidance:
     return Guidance(jnp.exp(jnp.sum(state.logprob, axis=(-2, -1)) / tokens))
 
 
+def _certainty(params: Params, state: NodeState) -> Guidance:
+    """exp of minus the mean entropy of the distributions the tokens were drawn from."""
+    tokens = jnp.maximum(jnp.sum(state.length, axis=-1), 1)
+    return Guidance(jnp.exp(-jnp.sum(state.entropy, axis=-1) / tokens))
+
+
 # Internal guides: they cost no token, and their values lie in [0, 1] (the value head's
 # where returns do).
 GUIDES: dict[str, Guide] = {
     "value": lambda params, state: Guidance(state.value),
     "process": lambda params, state: Guidance(jax.nn.sigmoid(state.process)),
     "likelihood": _likelihood,
+    "certainty": _certainty,
     "constant": lambda params, state: Guidance(jnp.full_like(state.value, 0.5)),
 }
 
@@ -108,32 +123,57 @@ def path_pages(pages: jax.Array, path: jax.Array) -> jax.Array:
     return gathered.reshape(B * M, H, D * S, E)
 
 
-def node_state(store: StepPage, path: jax.Array, page: StepPage) -> NodeState:
+def node_state(
+    prompt_id: jax.Array, store: StepPage, path: jax.Array, page: StepPage
+) -> NodeState:
     """The guide's view of pages [B, M, ...] below paths i32[B, M, D]."""
     behind = lambda rows, own: jnp.concatenate([along(rows, path), own[:, :, None]], 2)
     return NodeState(
+        prompt_id=prompt_id,
         tokens=behind(store.tokens, page.tokens),
         logprob=behind(store.logprob, page.logprob),
         length=behind(store.length, page.length),
+        entropy=behind(store.entropy, page.entropy),
         finished=page.finished,
         value=page.value,
         process=page.process,
     )
 
 
-def spent(tree: Tree) -> Spent:
-    """Tokens that the nodes of each tree cost, i32[B] each.
+def twins(store: StepPage, page: StepPage) -> jax.Array:
+    """i32[B, M]: the action of a sibling that has the same step as page [B, M, ...].
 
-    Generated: all that was drawn, duplicates and steps never taken up included.
-    Re-read: every node's step, read a second time when it became a node. The prompt's
-    first reading is in neither, and flops are left to who counts programs. Of a reused
-    tree, take the difference to what was spent before.
+    A sibling among the nodes, or else among earlier rows of the page; -1: none. Unused
+    pages are no siblings: their steps are of length 0, or their parents are gone.
     """
-    store: StepPage = tree.store
-    held = jnp.arange(store.length.shape[1])[None] < tree.used[:, None]
-    total = lambda x: jnp.sum(jnp.where(held, x, 0), axis=-1)
+
+    def first(others: StepPage, among: jax.Array | bool) -> tuple[jax.Array, jax.Array]:
+        equal = lambda mine, other: mine[:, :, None] == other[:, None]
+        same = equal(page.length, others.length) & (page.length > 0)[:, :, None]
+        same &= jnp.all(equal(page.parent_key, others.parent_key), axis=-1)
+        same &= jnp.all(equal(page.tokens, others.tokens), axis=-1)
+        same &= ~equal(page.action, others.action) & among
+        at = jnp.argmax(same, axis=-1)
+        return jnp.any(same, axis=-1), jnp.take_along_axis(others.action, at, axis=1)
+
+    there, known = first(store, True)
+    count = page.length.shape[1]
+    beside, new = first(page, jnp.tri(count, k=-1, dtype=bool)[None])
+    return jnp.where(there, known, jnp.where(beside, new, -1))
+
+
+def spent(nodes: Nodes | Tree) -> Spent:
+    """Tokens that the nodes of each tree cost, [B] each.
+
+    Generated: all that were drawn, those of twins included. Nothing is read twice: a
+    token's only reading is the one that decodes it. The prompt's is not counted, and
+    flops are left to who counts programs. Of a reused tree, take the difference to what
+    was spent before.
+    """
+    read = nodes.store.reward_tokens
+    held = jnp.arange(read.shape[1])[None] < nodes.used[:, None]
     return Spent(
-        generated_tokens=total(jnp.sum(store.next.length, axis=-1)),
-        reread_tokens=total(store.length),
-        reward_tokens=total(store.reward_tokens),
+        generated_tokens=nodes.cost,
+        reread_tokens=jnp.zeros_like(nodes.cost),
+        reward_tokens=jnp.sum(jnp.where(held, read, 0), axis=-1),
     )

@@ -1,12 +1,11 @@
 """The language adaptor: trees whose edges are reasoning steps drawn from the policy.
 
 In: a policy, prompts, and which tokens end a step or the answer. Out: the evaluated
-roots and the ExpandFn that mcts() takes. A node draws its K next steps at once when it
-is made, because the rules want their prior and duplicates must be known before a walk
-comes by: where the policy is sure of a step, the tree does not branch. Of steps not
-taken up only the tokens are kept; the one that becomes a node is read once more, S
-tokens in one pass that also gives its keys, values and heads. Prior: Hubert et al.
-2021 (Sampled MuZero), where draws from the policy weigh 1 / K each.
+roots and the ExpandFn that mcts() and the recipes take. A step is drawn when a walk
+comes by; decoding it is the only time it is read, and gives its keys, values and heads
+and the first tokens of the K steps behind it. A step equal to a sibling is its twin. A
+node costs the tokens of its step, and no prefix is read twice. Prior: Hubert et al.
+2021 (Sampled MuZero), where K draws from the policy weigh 1 / K each.
 """
 
 from dataclasses import dataclass, field
@@ -20,14 +19,18 @@ import jax.numpy as jnp
 from o1jax.config import configurable
 from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
-from o1jax.rollout.branch import draw_counts, draw_steps
-from o1jax.rollout.sampling import SamplingConfig
+from o1jax.rollout.branch import (
+    First,
+    draw_step,
+    drawn_first,
+    likeliest_first,
+)
+from o1jax.rollout.sampling import SamplingConfig, draw, sampling_logprobs
 from o1jax.search.expand import ExpandFn, last_node
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.pages import (
     GUIDES,
     Guide,
-    NodeState,
     StepPage,
     along,
     fold_keys,
@@ -35,12 +38,15 @@ from o1jax.search.pages import (
     of_nodes,
     path_pages,
     pick,
+    twins,
 )
 from o1jax.search.reuse import advance
 from o1jax.search.tree import SearchResult, Tree
 from o1jax.types import NodeEval, Params, Prompts
 
-Prior = Literal["draws", "logprob"]
+Level = Literal["step", "token", "solution"]
+FirstRule = Literal["draw", "top"]
+STEP = 2**31 - 1  # folded into a node's key for its step; its children have 0, 1, ...
 
 
 @configurable
@@ -48,12 +54,15 @@ Prior = Literal["draws", "logprob"]
 class Steps:
     """How steps are drawn and judged."""
 
-    children: int = 4  # next steps drawn at a node; duplicates become one child
+    children: int = 4  # steps that may follow a node
     tokens: int = 16  # a step ends at a step-end or stop token, or when it is so long
-    # draws: each weighs 1 / children, a duplicate's weight goes to its twin; logprob:
-    # the policy's probabilities of the distinct steps (twins must not count again).
-    prior: Prior = "draws"
-    guide: str = "value"  # value, process, likelihood or constant
+    # token: a step is one token, whatever `tokens` says. solution: only a stop token
+    # ends it, and the steps behind it are further attempts that see those before.
+    level: Level = "step"
+    # draw: K independent draws, of prior 1 / K each; top: the K likeliest first tokens
+    # with their log-probs, the rest of a step is drawn.
+    first: FirstRule = "draw"
+    guide: str = "value"  # value, process, likelihood, certainty or constant
     discount: float = 1.0  # a step
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -61,12 +70,18 @@ class Steps:
         for name in ("children", "tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
-        if self.prior not in get_args(Prior):
-            raise ValueError(f"prior must be one of {', '.join(get_args(Prior))}")
+        for name, known in (("level", Level), ("first", FirstRule)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}")
         if self.guide not in GUIDES:
             raise ValueError(f"guide must be one of {', '.join(GUIDES)}")
         if not 0 < self.discount <= 1:
             raise ValueError("discount must be in (0, 1]")
+
+    @property
+    def room(self) -> int:
+        """Tokens of a page."""
+        return 1 if self.level == "token" else self.tokens
 
 
 class Problems(NamedTuple):
@@ -76,6 +91,8 @@ class Problems(NamedTuple):
     v: tuple[jax.Array, ...]
     seen: jax.Array  # bool[B, P]  where a token lies
     length: jax.Array  # i32[B]  tokens
+    prompt_id: jax.Array  # i32[B]
+    next: jax.Array  # f32[B, V]  log-probs behind the prompt, as sampled
 
     def context(self, leaves: int = 1) -> Context:
         """The prompts, for `leaves` rows of queries each."""
@@ -111,7 +128,7 @@ class StepSearch:
         """
         params = self.policy.unstack(params)
         if key.ndim:
-            keys, key = key, jax.random.fold_in(key[0], self.config.children + 1)
+            keys, key = key, jax.random.fold_in(key[0], STEP)
         else:
             key, own = jax.random.split(key)
             rows = jnp.arange(prompts.length.shape[0])
@@ -122,43 +139,54 @@ class StepSearch:
     def start(
         self, params: Params, keys: jax.Array, prompts: Prompts
     ) -> tuple[Problems, NodeEval, StepPage]:
-        """Reads the prompts; the roots draw their steps. A prompt_id of -1 is none."""
+        """Reads the prompts. One whose prompt_id is -1 is finished: nothing follows."""
         B, P = prompts.tokens.shape
         chex.assert_shape([keys, prompts.length], (B,))
         output, cache = self.policy.start(
             params, prompts.tokens, prompts.length, capacity=P
         )
+        K, S, V = self.config.children, self.config.room, output.logits.shape[-1]
+        if self.config.first == "top" and K > V:
+            raise ValueError(f"children ({K}) is above the vocabulary's size ({V})")
         whole = lambda layers: tuple(jnp.concatenate(x, axis=2) for x in layers)
-        seen = jnp.arange(P)[None] < prompts.length[:, None]
-        problems = Problems(whole(cache.k), whole(cache.v), seen, prompts.length)
-        S = self.config.tokens
+        problems = Problems(
+            k=whole(cache.k),
+            v=whole(cache.v),
+            seen=jnp.arange(P)[None] < prompts.length[:, None],
+            length=prompts.length,
+            prompt_id=prompts.prompt_id,
+            next=sampling_logprobs(output.logits, self.config.sampling),
+        )
         empty = lambda x: jnp.zeros((B, 1, x.shape[1], S, x.shape[3]), x.dtype)
+        key = jax.random.key_data(keys)[:, None]
+        none = prompts.prompt_id[:, None] < 0
         page = StepPage(
             k=tuple(empty(x) for x in problems.k),
             v=tuple(empty(x) for x in problems.v),
             tokens=jnp.zeros((B, 1, S), jnp.int32),
             logprob=jnp.zeros((B, 1, S)),
             length=jnp.zeros((B, 1), jnp.int32),
-            finished=(prompts.prompt_id < 0)[:, None],
+            entropy=jnp.zeros((B, 1)),
+            finished=none,
             value=output.value[:, None],
             process=output.process[:, None],
             reward_tokens=jnp.zeros((B, 1), jnp.int32),
-            key=jax.random.key_data(keys)[:, None],
-            next=None,
+            key=key,
+            parent_key=jnp.zeros_like(key),
+            action=jnp.full((B, 1), -1, jnp.int32),
+            first=self._first(key, problems.next),
         )
-        found = self._complete(
-            params,
-            page,
-            node_state(page, jnp.zeros((B, 1, 0), jnp.int32), page),
-            output.logits,
-            prompts.length,
-            ~page.finished,
-            [problems.context()],
-        )
+        path = jnp.zeros((B, 1, 0), jnp.int32)
+        found = self._judge(params, problems, page, path, page, ends=none)
         return problems, *jax.tree.map(lambda x: x[:, 0], found)
 
     def expand_fn(self, problems: Problems) -> ExpandFn:
-        """The contract of mcts() and grow(), for trees of these problems."""
+        """The contract of mcts(), grow() and the recipes, for trees of these problems.
+
+        With `first` draw a root's action may be any number: 0 .. K - 1 are the draws of
+        the search, the others further ones, all from the same distribution. After
+        move() it has K, as any other node.
+        """
         return partial(self._expand, problems)
 
     def _expand(
@@ -171,109 +199,154 @@ class StepSearch:
         action: jax.Array,
     ) -> tuple[NodeEval, StepPage]:
         """`key` is not used: nodes have their own, the same in any batch."""
+        config = self.config
         B, M, D = path.shape
-        R, S = B * M, self.config.tokens
-        parent = last_node(path)
-        child = jnp.maximum(action, 0)
-        step = jax.tree.map(lambda x: pick(of_nodes(x, parent), child), store.next)
-        # An unwanted row may be of length 0: it reads its first slot.
-        last = jnp.maximum(step.length - 1, 0)
-        finished = jnp.isin(pick(step.tokens, last), jnp.array(self.stop_ids))
+        R, S = B * M, config.room
+        parent, child = last_node(path), jnp.maximum(action, 0)
+        of_parent = lambda rows: of_nodes(rows, parent)
+        keys = fold_keys(of_parent(store.key), child)
+        uniform = _uniforms(keys, S)
+        first = self._taken(problems, store, parent, child, uniform[..., 0])
 
+        flat = lambda x: x.reshape(R, *x.shape[2:])
         lengths = along(store.length, path)
         begin = problems.length[:, None] + jnp.sum(lengths, axis=-1)
-        slot = jnp.arange(S)
-        on_path = slot[None, None, None] < lengths[..., None]
-        contexts = [
-            problems.context(leaves=M),
-            Context(
-                k=tuple(path_pages(x, path) for x in store.k),
-                v=tuple(path_pages(x, path) for x in store.v),
-                mask=on_path.reshape(R, 1, D * S),
-            ),
-        ]
-        output, k, v = self.policy.extend(
-            params,
-            step.tokens.reshape(R, S),
-            (begin[..., None] + slot[None, None]).reshape(R, S),
-            contexts,
-            at=jnp.stack([last, jnp.maximum(last - 1, 0)], axis=-1).reshape(R, 2),
-        )
-        inside = slot[None] < step.length.reshape(R, 1)
-        contexts.append(Context(k, v, inside[:, None]))
-
-        leaves = lambda x: x.reshape(B, M, *x.shape[1:])
-        # The value head speaks of what is to come and is trained up to the stop token:
-        # a finished node has the value in front of that.
-        after, before = leaves(output.value)[..., 0], leaves(output.value)[..., 1]
-        before = jnp.where(last > 0, before, of_nodes(store.value, parent))
-        page = StepPage(
-            k=jax.tree.map(leaves, k),
-            v=jax.tree.map(leaves, v),
-            tokens=step.tokens,
-            logprob=step.logprob,
-            length=step.length,
-            finished=finished,
-            value=jnp.where(finished, before, after),
-            process=leaves(output.process)[..., 0],
-            reward_tokens=jnp.zeros((B, M), jnp.int32),
-            key=fold_keys(of_nodes(store.key, parent), child),
-            next=None,
-        )
-        depth = jnp.sum(path >= 0, axis=-1)  # the deepest nodes draw nothing
-        return self._complete(
-            params,
-            page,
-            node_state(store, path, page),
-            output.logits[:, 0],
-            (begin + step.length).reshape(R),
-            (action >= 0) & ~finished & (depth < D),
-            contexts,
-        )
-
-    def _complete(
-        self,
-        params: Params,
-        page: StepPage,
-        state: NodeState,
-        logits: jax.Array,
-        position: jax.Array,
-        open_: jax.Array,
-        contexts: list[Context],
-    ) -> tuple[NodeEval, StepPage]:
-        """Draws the steps behind new nodes [B, M] where `open_`, and asks the guide."""
-        B, M = open_.shape
-        K, S = self.config.children, self.config.tokens
-        own = fold_keys(page.key, jnp.full((B, M), K))  # the children have 0 .. K - 1
-        uniform = jax.vmap(
-            lambda data: jax.random.uniform(jax.random.wrap_key_data(data), (K, S))
-        )(own.reshape(B * M, -1))
-        drawn = draw_steps(
+        on_path = jnp.arange(S)[None, None, None] < lengths[..., None]
+        drawn = draw_step(
             self.policy,
-            params,
-            logits,
-            position,
-            contexts,
-            uniform=uniform,
-            open_=open_.reshape(B * M),
-            end_ids=(*self.step_end_ids, *self.stop_ids),
-            sampling=self.config.sampling,
+            self.policy.unstack(params),
+            jax.tree.map(flat, first),
+            flat(begin),
+            [
+                problems.context(leaves=M),
+                Context(
+                    k=tuple(path_pages(x, path) for x in store.k),
+                    v=tuple(path_pages(x, path) for x in store.v),
+                    mask=on_path.reshape(R, 1, D * S),
+                ),
+            ],
+            uniform=flat(uniform),
+            wanted=flat(action >= 0),
+            value=flat(of_parent(store.value)),
+            vocab=problems.next.shape[-1],
+            end_ids=self._end_ids,
+            sampling=config.sampling,
         )
         drawn = jax.tree.map(lambda x: x.reshape(B, M, *x.shape[1:]), drawn)
-        times = draw_counts(drawn)
-        prior = jnp.log(times)
-        if self.config.prior == "logprob":
-            prior = jnp.where(times > 0, jnp.sum(drawn.logprob, axis=-1), -jnp.inf)
-        guidance = (self.guide or GUIDES[self.config.guide])(params, state)
-        value, read = guidance.value, jnp.broadcast_to(guidance.tokens, (B, M))
-        evaluation = NodeEval(
-            prior=prior,
-            value=value,
-            # Nothing follows a finished node: its worth is paid on the way in.
-            reward=jnp.where(page.finished, value, 0.0),
-            discount=jnp.where(page.finished, 0.0, self.config.discount),
+
+        last = pick(drawn.tokens, jnp.maximum(drawn.length - 1, 0))
+        finished = jnp.isin(last, jnp.array(self.stop_ids)) & (drawn.length > 0)
+        page = StepPage(
+            k=drawn.k,
+            v=drawn.v,
+            tokens=drawn.tokens,
+            logprob=drawn.logprob,
+            length=drawn.length,
+            entropy=drawn.entropy,
+            finished=finished,
+            # The value head speaks of what is to come and is trained up to the stop
+            # token: a finished node has the value in front of that.
+            value=jnp.where(finished, drawn.value_before, drawn.value),
+            process=drawn.process,
+            reward_tokens=jnp.zeros((B, M), jnp.int32),
+            key=keys,
+            parent_key=of_parent(store.key),
+            action=action,
+            first=self._first(keys, flat(drawn.next)),
         )
-        return evaluation, page.replace(next=drawn, reward_tokens=read)
+        ends = finished & (config.level != "solution")
+        return self._judge(params, problems, store, path, page, ends=ends)
+
+    @property
+    def _end_ids(self) -> tuple[int, ...]:
+        attempt = self.config.level == "solution"
+        return self.stop_ids if attempt else (*self.step_end_ids, *self.stop_ids)
+
+    def _first(self, keys: jax.Array, logprobs: jax.Array) -> First:
+        """[B, M, K]: of the steps behind nodes of keys u32[B, M, 2], next f32[R, V]."""
+        B, M, _ = keys.shape
+        K = self.config.children
+        if self.config.first == "top":
+            first = likeliest_first(logprobs, K)
+        else:
+            # Each child's key gives its first token here and its others when it is
+            # drawn.
+            number = jnp.broadcast_to(jnp.arange(K), (B, M, K)).reshape(B, M * K)
+            below = fold_keys(jnp.repeat(keys, K, axis=1), number)
+            uniform = _uniforms(below, self.config.room)[..., 0]
+            first = drawn_first(
+                logprobs, uniform.reshape(B * M, K), self.config.sampling
+            )
+        return jax.tree.map(lambda x: x.reshape(B, M, *x.shape[1:]), first)
+
+    def _taken(
+        self,
+        problems: Problems,
+        store: StepPage,
+        parent: jax.Array,
+        child: jax.Array,
+        uniform: jax.Array,
+    ) -> First:
+        """[B, M]: the first tokens of children [B, M] of nodes."""
+        K, config = self.config.children, self.config
+        held = jax.tree.map(lambda rows: of_nodes(rows, parent), store.first)
+        at = jnp.minimum(child, K - 1)
+        token, logprob = pick(held.token, at), pick(held.logprob, at)
+        if config.first == "draw":
+            further = (parent == 0) & (child >= K)
+            draw_one = lambda u: draw(u, problems.next, config.sampling)
+            new = jax.vmap(draw_one, in_axes=1, out_axes=1)(uniform)
+            token = jnp.where(further, new, token)
+            new_logprob = jnp.take_along_axis(problems.next, new, axis=-1)
+            logprob = jnp.where(further, new_logprob, logprob)
+        return First(token, logprob, held.entropy)
+
+    def _prior(self, first: First) -> jax.Array:
+        """f32[B, M, K]: logits over the steps that may follow."""
+        config = self.config
+        if config.first == "top":
+            return first.logprob
+        if config.room > 1 and config.sampling.temperature > 0:
+            return jnp.zeros_like(first.logprob)
+        # The first token tells the step, so twins are known before they are drawn.
+        same = first.token[..., :, None] == first.token[..., None, :]
+        earlier = jnp.any(jnp.tril(same, -1), axis=-1)
+        return jnp.where(earlier, -jnp.inf, jnp.log(jnp.sum(same, axis=-1)))
+
+    def _judge(
+        self,
+        params: Params,
+        problems: Problems,
+        store: StepPage,
+        path: jax.Array,
+        page: StepPage,
+        *,
+        ends: jax.Array,
+    ) -> tuple[NodeEval, StepPage]:
+        """Asks the guide about new nodes [B, M]; nothing follows those where `ends`."""
+        config = self.config
+        seen = path[..., :0] if config.level == "solution" else path
+        state = node_state(problems.prompt_id, store, seen, page)
+        guidance = (self.guide or GUIDES[config.guide])(params, state)
+        value, shape = guidance.value, page.length.shape
+        page = page.replace(reward_tokens=jnp.broadcast_to(guidance.tokens, shape))
+        evaluation = NodeEval(
+            prior=jnp.where(ends[..., None], -jnp.inf, self._prior(page.first)),
+            value=value,
+            # Nothing follows the last node: its worth is paid on the way in.
+            reward=jnp.where(ends, value, 0.0),
+            discount=jnp.where(ends, 0.0, config.discount),
+            twin=twins(store, page) if config.first == "draw" else None,
+            cost=page.length.astype(jnp.float32),
+        )
+        return evaluation, page
+
+
+def _uniforms(keys: jax.Array, count: int) -> jax.Array:
+    """f32[B, M, count]: what the steps of nodes of keys u32[B, M, 2] are drawn with."""
+    own = fold_keys(keys, jnp.full(keys.shape[:2], STEP))
+    uniform = lambda key: jax.random.uniform(jax.random.wrap_key_data(key), (count,))
+    return jax.vmap(jax.vmap(uniform))(own)
 
 
 def move(problems: Problems, tree: Tree, action: jax.Array) -> tuple[Problems, Tree]:
@@ -281,13 +354,11 @@ def move(problems: Problems, tree: Tree, action: jax.Array) -> tuple[Problems, T
 
     reuse.advance, and what the old root's page holds is moved behind the prompt, where
     it takes S places. A guide sees the path from the new root on. To search on: grow().
-    Nodes at the old max_depth drew nothing and stay leaves, so when moves are to come
-    let max_depth be that of a whole answer.
     """
     root: StepPage = jax.tree.map(lambda x: x[:, 0], tree.store)
     slot = jnp.arange(root.tokens.shape[1])
     join = partial(jnp.concatenate, axis=2)
-    problems = Problems(
+    problems = problems._replace(
         k=tuple(join(pair) for pair in zip(problems.k, root.k)),
         v=tuple(join(pair) for pair in zip(problems.v, root.v)),
         seen=jnp.concatenate(
