@@ -137,11 +137,12 @@ def draw(
     rows = list(_rows(tree, kept, room // 2))
     step = max(cell_len(row.guide + row.text + row.tail) for row in rows) + 2
     widths = [min(step, room), *columns]
-    heads = [fit("", widths[0])]
-    for head, cells in zip(("visits", "value", "log-prob"), widths[1:4]):
-        heads.append(f"{head:>{cells}}" if cells else "")
-    heads.append("  verdict"[: widths[4]])
-    lines.append(paint("".join(heads).rstrip(), "dim"))
+    if columns[-1]:
+        widths[-1] += width - sum(widths)  # verdicts take what is left
+    names = zip(("visits", "value", "log-prob"), columns)
+    heads = "".join(f"{head:>{cells}}" if cells else "" for head, cells in names)
+    heads += "  verdict" if columns[-1] else ""
+    lines.append(paint(" " * widths[0] + heads, "dim"))
     lines += [_line(tree, row, widths, paint) for row in rows]
     marks = ["● chosen path"] * bool(tree.path) + ["■ finished", "▸n nodes left out"]
     legend = " · ".join([*marks, "value: mean return of the visits"])
@@ -206,7 +207,8 @@ def _rows(tree: Tree, kept: set[int], limit: int) -> Iterator[Row]:
             else:
                 tail += f" ▸{left_out:,}"
         text = printable(tree.trace["step"][node])
-        yield Row(node, guide, text or ("(empty)" if node else "question"), tail)
+        unsaid = "(end)" if tree.trace["finished"][node] else "(empty)"
+        yield Row(node, guide, text or (unsaid if node else "question"), tail)
         for child in reversed(siblings):
             last, chosen = child == siblings[-1], child in on_path
             elbow = ("┕━●" if last else "┝━●") if chosen else ("└─ " if last else "├─ ")
@@ -237,12 +239,10 @@ def _line(tree: Tree, row: Row, widths: Sequence[int], paint: Paint) -> str:
     room = step - cell_len(row.guide + row.tail)
     text = row.guide + fit(row.text, room, pad=False) + row.tail
     style = "bold green" if chosen else "" if visits else "dim"
-    said = printable(trace["verdict"][row.node])
+    said = fit(printable(trace["verdict"][row.node]), max(verdict - 2, 0), pad=False)
     line = paint(fit(text, step) + line, style)
-    if not (verdict and said):
-        return line
-    said = fit(said, verdict - 2, pad=False)
-    return f"{line}  {paint(said, 'green' if said == 'ok' else 'red')}"
+    tint = "green" if said == "ok" else "red"
+    return f"{line}  {paint(said, tint)}" if said else line
 
 
 def _header(tree: Tree, width: int, paint: Paint) -> Iterator[str]:
@@ -286,7 +286,7 @@ def number(x: float | None) -> str:
     """0.412, 1.2e+05, or a dash."""
     if x is None:
         return MISSING
-    return f"{x:.3f}" if abs(x) < 1e3 else f"{x:.2g}"
+    return f"{x:z.3f}" if abs(x) < 1e3 else f"{x:.2g}"
 
 
 def _painter(color: bool) -> Paint:

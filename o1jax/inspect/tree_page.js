@@ -3,20 +3,21 @@
 const at = (id) => document.getElementById(id);
 const sources = document.querySelectorAll("script.trace");
 const summaries = JSON.parse(document.querySelector("script.summaries").textContent);
-const DEEPEST = 24;  // levels that indent; below, the depth stands as a number
+const DEEPEST = 16;  // levels that indent; below, the depth stands as a number
 let trace, children, depth, size, best, scale;  // of the tree that is shown
 let open, now, rows, order, marked, query = null, hits = [];  // what of it is seen
 
 const count = (x) => x.toLocaleString("en");
 const number = (x) => x === null ? "–" : (Math.abs(x) < 1e3 ? x.toFixed(3)
-  : x.toExponential(1)).replace("-", "\u2212");
+  : x.toExponential(1)).replace(/^-(0\.0+)$/, "$1").replace("-", "\u2212");
 const prefixed = (x) => {
   const power = Math.min(6, Math.max(0, Math.floor(Math.log10(x || 1) / 3)));
   return `${Number((x / 1000 ** power).toPrecision(3))} ${" kMGTPE"[power]}`;
 };
 const element = (tag, text = "", kind = "") =>
   Object.assign(document.createElement(tag), {textContent: text, className: kind});
-const label = (node) => node ? trace.step[node].trim() || "(empty)" : "question";
+const unsaid = (node) => trace.finished[node] ? "(end)" : "(empty)";
+const label = (node) => node ? trace.step[node].trim() || unsaid(node) : "question";
 const line = (node) => label(node).replace(/\s+/g, " ");
 const verdict = (node) => node ? trace.verdict[node] : "";
 const said = (node) => verdict(node) === "ok" ? "✓"

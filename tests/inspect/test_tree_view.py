@@ -162,9 +162,11 @@ def test_a_tree_without_an_answer():
 
 
 def test_the_terminal_obeys_no_step():
-    drawn = plain(trace([-1, 0, 1], step=["", HOSTILE, " \n"], question=HOSTILE))
+    steps = ["", HOSTILE, " \n", ""]
+    ends = [False, False, False, True]
+    drawn = plain(trace([-1, 0, 1, 1], step=steps, finished=ends, question=HOSTILE))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e]", drawn)
-    assert "(empty)" in drawn
+    assert "(empty)" in drawn and "(end) ■" in drawn
 
 
 @pytest.mark.parametrize(
