@@ -7,7 +7,9 @@ the largest round beside it. Rows exist only for what was measured.
 from collections.abc import Callable
 from statistics import median
 
+import report_search
 import sizes
+from tables import compile_time, number, table
 
 Samples = dict[str, dict[str, list[dict]]]
 
@@ -21,8 +23,9 @@ GOALS = {
     "decode/20m/128/sample": {"transformers": 1.1},
     "train/1m": {"torch": 0.9},
     "train/20m": {"torch": 0.75},
+    **report_search.GOALS,
 }
-OURS = {"decode": "o1jax-decode", "train": "o1jax-train"}
+OURS = {"decode": "o1jax-decode", "train": "o1jax-train", "search": "o1jax-search"}
 
 HEAD = """# Benchmarks
 
@@ -73,12 +76,17 @@ def brief(case: str, sample: dict) -> str:
         return f"{sample['gflops']:.0f} GFLOP/s"
     if "read" in sample:
         return f"{sample['read']:.1f} GB/s"
-    return f"{rate(case, sample):,.0f} tokens/s"
+    if "step" in sample:
+        return f"{sample['keys_values']:,} bytes a node"
+    unit = report_search.unit(case) if case.startswith("search/") else "tokens"
+    return f"{rate(case, sample):,.0f} {unit}/s"
 
 
 def rate(case: str, sample: dict) -> float:
-    """Tokens a second of a sample."""
+    """Tokens a second of a sample; of a search, nodes or simulations."""
     kind, *rest = sizes.parse(case)
+    if kind == "search":
+        return sample["work"] / sample["seconds"]
     if kind == "decode":
         tokens = int(rest[1]) * sizes.SIZES[rest[0]].new_tokens
     elif kind == "train":
@@ -89,21 +97,8 @@ def rate(case: str, sample: dict) -> float:
 
 
 def middle(case: str, samples: list[dict]) -> float:
-    """Median tokens a second."""
+    """Median rate."""
     return median(rate(case, s) for s in samples)
-
-
-def number(x: float) -> str:
-    """Three significant digits."""
-    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; empty without rows."""
-    if not rows:
-        return ""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n" + "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
 
 
 def limits(samples: Samples) -> dict[str, float]:
@@ -120,11 +115,6 @@ def limits(samples: Samples) -> dict[str, float]:
     if gemm:
         found["peak"] = max(gemm)
     return found
-
-
-def compile_time(taken: list[dict]) -> str:
-    """Seconds of the first call beyond the work; a dash where nothing is compiled."""
-    return f"{taken[0]['compile']:.1f} s" if "compile" in taken[0] else "-"
 
 
 def comparison(
@@ -294,4 +284,10 @@ def render(results: dict) -> str:
         text += train_section(samples, found)
     if "refill/1m" in samples:
         text += refill_section(samples)
-    return text
+    searched = [
+        row
+        for case, sides in samples.items()
+        if case.startswith("search/") and case != "search/memory"
+        for row in comparison(case, sides, lambda rate: "")
+    ]
+    return text + report_search.section(samples, searched)

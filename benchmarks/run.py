@@ -36,6 +36,9 @@ SIDES = {
     "o1jax-decode": ("", "ours_decode.py"),
     "o1jax-train": ("", "ours_train.py"),
     "o1jax-refill": ("", "refill.py"),
+    "o1jax-search": ("", "search_ours.py"),
+    "mctx": ("", "search_mctx.py"),
+    "loop": ("", "search_loop.py"),
 }
 # One thread each, and freed memory is kept: without that, growing caches in torch fault
 # their pages in again at every token and run at half the speed.
@@ -71,6 +74,10 @@ def plan() -> list[tuple[str, list[str]]]:
         cases.append((sizes.train_case(name), ["torch", "o1jax-train"]))
     cases.append((sizes.train_case("1m") + "/4", ["torch"]))
     cases += [("refill/1m", ["o1jax-refill"]), ("batches/1m", ["o1jax-refill"])]
+    for case in sizes.search_cases():
+        kind = case.split("/")[1]
+        peer = {"memory": [], "steps": ["loop"]}.get(kind, ["mctx"])
+        cases.append((case, ["o1jax-search", *peer]))
     return cases
 
 
@@ -131,7 +138,7 @@ def measure(cases: list[tuple[str, list[str]]], rounds: int, core: int) -> dict:
                 for side in sides[first:] + sides[:first]:
                     sample = workers[side].ask(case)
                     samples.setdefault(case, {}).setdefault(side, []).append(sample)
-                    line = f"round {turn + 1}/{rounds}  {case:20} {side:14}"
+                    line = f"round {turn + 1}/{rounds}  {case:30} {side:14}"
                     print(line, report.brief(case, sample), file=sys.stderr, flush=True)
         versions = {k: v for w in workers.values() for k, v in w.versions.items()}
     finally:
@@ -179,7 +186,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--only",
         action="append",
         metavar="CASE",
-        help="cases whose name starts so, e.g. decode/1m, train, refill; repeatable",
+        help="cases whose name starts so, e.g. decode/1m, train, search; repeatable",
     )
     add("--core", type=int, help="the core to pin to (default: the last one)")
     add("--list", action="store_true", help="print the names of the cases and stop")

@@ -78,6 +78,49 @@ def train_case(size: str) -> str:
     return f"train/{size}"
 
 
+@dataclass(frozen=True)
+class Search:
+    """A search over the 1m policy: 16 problems, prompts of full length."""
+
+    children: int
+    prompt: int
+    tokens: int  # of a step
+    depth: int
+    simulations: int
+    trees: int = 16
+
+    @property
+    def window(self) -> int:
+        """Tokens of a full path with its prompt."""
+        return self.prompt + self.tokens * self.depth
+
+    @property
+    def step_bytes(self) -> int:
+        """Keys and values of one step's tokens in all layers."""
+        size = SIZES["1m"]
+        return F32 * 2 * size.layers * size.width * self.tokens
+
+
+SEARCHES = {
+    "tokens": Search(children=16, prompt=48, tokens=1, depth=16, simulations=128),
+    "steps": Search(children=4, prompt=64, tokens=8, depth=8, simulations=64),
+}
+# Overhead of the engine: trees and simulations. Growth is from the second to the last.
+OVERHEAD = ((16, 32), (128, 32), (128, 128), (128, 512))
+
+
+def overhead_case(rule: str, trees: int, simulations: int) -> str:
+    """The name of a search with a network of a few integer hashes."""
+    return f"search/overhead/{rule}/{trees}/{simulations}"
+
+
+def search_cases() -> list[str]:
+    """All of them; the last number over a policy is that of leaves at once."""
+    cases = [overhead_case(r, *size) for r in ("puct", "gumbel") for size in OVERHEAD]
+    cases += [f"search/{kind}/{leaves}" for kind in SEARCHES for leaves in (1, 8)]
+    return [*cases, "search/memory"]
+
+
 def parse(case: str) -> tuple[str, ...]:
     """The parts of a case name; KeyError for an unknown size."""
     parts = tuple(case.split("/"))
