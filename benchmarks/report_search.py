@@ -74,11 +74,14 @@ def section(samples: dict, compared: list[list[str]]) -> str:
 
 def agreement(samples: dict) -> str:
     """Whether the sides of the overhead searched the same trees."""
-    seen: dict[str, set[int]] = {}
-    for case, sides in samples.items():
-        for taken in sides.values():
-            seen.setdefault(case, set()).update(s.get("visits", 0) for s in taken)
+    seen = {
+        case: {s["visits"] for taken in sides.values() for s in taken}
+        for case, sides in samples.items()
+        if case.startswith("search/overhead/") and len(sides) > 1
+    }
     differ = [case for case, checksums in seen.items() if len(checksums) > 1]
+    if not seen:
+        return ""
     if differ:
         return f"\n**Root visits differ between the sides: {', '.join(differ)}.**\n"
     return "\nRoot visits are the same on both sides, on every tree.\n"
