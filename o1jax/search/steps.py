@@ -8,24 +8,26 @@ node costs the tokens of its step, and no prefix is read twice. Prior: Hubert et
 2021 (Sampled MuZero), where K draws from the policy weigh 1 / K each.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from o1jax.config import configurable
 from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
-from o1jax.rollout.branch import (
-    First,
-    draw_step,
-    drawn_first,
-    likeliest_first,
+from o1jax.rollout.branch import draw_step
+from o1jax.rollout.sampling import sampling_logprobs
+from o1jax.search.beginnings import (
+    STEP,
+    Steps,
+    beginnings,
+    beginnings_prior,
+    begun,
+    step_uniforms,
 )
-from o1jax.rollout.sampling import SamplingConfig, draw, sampling_logprobs
 from o1jax.search.expand import ExpandFn, last_node
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.pages import (
@@ -43,45 +45,6 @@ from o1jax.search.pages import (
 from o1jax.search.reuse import advance
 from o1jax.search.tree import SearchResult, Tree
 from o1jax.types import NodeEval, Params, Prompts
-
-Level = Literal["step", "token", "solution"]
-FirstRule = Literal["draw", "top"]
-STEP = 2**31 - 1  # folded into a node's key for its step; its children have 0, 1, ...
-
-
-@configurable
-@dataclass(frozen=True)
-class Steps:
-    """How steps are drawn and judged."""
-
-    children: int = 4  # steps that may follow a node
-    tokens: int = 16  # a step ends at a step-end or stop token, or when it is so long
-    # token: a step is one token, whatever `tokens` says. solution: only a stop token
-    # ends it, and the steps behind it are further attempts that see those before.
-    level: Level = "step"
-    # draw: K independent draws, of prior 1 / K each; top: the K likeliest first tokens
-    # with their log-probs, the rest of a step is drawn.
-    first: FirstRule = "draw"
-    guide: str = "value"  # value, process, likelihood, certainty or constant
-    discount: float = 1.0  # a step
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("children", "tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        for name, known in (("level", Level), ("first", FirstRule)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(known))}")
-        if self.guide not in GUIDES:
-            raise ValueError(f"guide must be one of {', '.join(GUIDES)}")
-        if not 0 < self.discount <= 1:
-            raise ValueError("discount must be in (0, 1]")
-
-    @property
-    def room(self) -> int:
-        """Tokens of a page."""
-        return 1 if self.level == "token" else self.tokens
 
 
 class Problems(NamedTuple):
@@ -174,7 +137,7 @@ class StepSearch:
             key=key,
             parent_key=jnp.zeros_like(key),
             action=jnp.full((B, 1), -1, jnp.int32),
-            first=self._first(key, problems.next),
+            first=beginnings(self.config, key, problems.next),
         )
         path = jnp.zeros((B, 1, 0), jnp.int32)
         found = self._judge(params, problems, page, path, page, ends=none)
@@ -205,8 +168,10 @@ class StepSearch:
         parent, child = last_node(path), jnp.maximum(action, 0)
         of_parent = lambda rows: of_nodes(rows, parent)
         keys = fold_keys(of_parent(store.key), child)
-        uniform = _uniforms(keys, S)
-        first = self._taken(problems, store, parent, child, uniform[..., 0])
+        uniform = step_uniforms(keys, S)
+        first = begun(
+            config, problems.next, store.first, parent, child, uniform[..., 0]
+        )
 
         flat = lambda x: x.reshape(R, *x.shape[2:])
         lengths = along(store.length, path)
@@ -252,7 +217,7 @@ class StepSearch:
             key=keys,
             parent_key=of_parent(store.key),
             action=action,
-            first=self._first(keys, flat(drawn.next)),
+            first=beginnings(config, keys, flat(drawn.next)),
         )
         ends = finished & (config.level != "solution")
         return self._judge(params, problems, store, path, page, ends=ends)
@@ -261,57 +226,6 @@ class StepSearch:
     def _end_ids(self) -> tuple[int, ...]:
         attempt = self.config.level == "solution"
         return self.stop_ids if attempt else (*self.step_end_ids, *self.stop_ids)
-
-    def _first(self, keys: jax.Array, logprobs: jax.Array) -> First:
-        """[B, M, K]: of the steps behind nodes of keys u32[B, M, 2], next f32[R, V]."""
-        B, M, _ = keys.shape
-        K = self.config.children
-        if self.config.first == "top":
-            first = likeliest_first(logprobs, K)
-        else:
-            # Each child's key gives its first token here and its others when it is
-            # drawn.
-            number = jnp.broadcast_to(jnp.arange(K), (B, M, K)).reshape(B, M * K)
-            below = fold_keys(jnp.repeat(keys, K, axis=1), number)
-            uniform = _uniforms(below, self.config.room)[..., 0]
-            first = drawn_first(
-                logprobs, uniform.reshape(B * M, K), self.config.sampling
-            )
-        return jax.tree.map(lambda x: x.reshape(B, M, *x.shape[1:]), first)
-
-    def _taken(
-        self,
-        problems: Problems,
-        store: StepPage,
-        parent: jax.Array,
-        child: jax.Array,
-        uniform: jax.Array,
-    ) -> First:
-        """[B, M]: the first tokens of children [B, M] of nodes."""
-        K, config = self.config.children, self.config
-        held = jax.tree.map(lambda rows: of_nodes(rows, parent), store.first)
-        at = jnp.minimum(child, K - 1)
-        token, logprob = pick(held.token, at), pick(held.logprob, at)
-        if config.first == "draw":
-            further = (parent == 0) & (child >= K)
-            draw_one = lambda u: draw(u, problems.next, config.sampling)
-            new = jax.vmap(draw_one, in_axes=1, out_axes=1)(uniform)
-            token = jnp.where(further, new, token)
-            new_logprob = jnp.take_along_axis(problems.next, new, axis=-1)
-            logprob = jnp.where(further, new_logprob, logprob)
-        return First(token, logprob, held.entropy)
-
-    def _prior(self, first: First) -> jax.Array:
-        """f32[B, M, K]: logits over the steps that may follow."""
-        config = self.config
-        if config.first == "top":
-            return first.logprob
-        if config.room > 1 and config.sampling.temperature > 0:
-            return jnp.zeros_like(first.logprob)
-        # The first token tells the step, so twins are known before they are drawn.
-        same = first.token[..., :, None] == first.token[..., None, :]
-        earlier = jnp.any(jnp.tril(same, -1), axis=-1)
-        return jnp.where(earlier, -jnp.inf, jnp.log(jnp.sum(same, axis=-1)))
 
     def _judge(
         self,
@@ -331,7 +245,9 @@ class StepSearch:
         value, shape = guidance.value, page.length.shape
         page = page.replace(reward_tokens=jnp.broadcast_to(guidance.tokens, shape))
         evaluation = NodeEval(
-            prior=jnp.where(ends[..., None], -jnp.inf, self._prior(page.first)),
+            prior=jnp.where(
+                ends[..., None], -jnp.inf, beginnings_prior(config, page.first)
+            ),
             value=value,
             # Nothing follows the last node: its worth is paid on the way in.
             reward=jnp.where(ends, value, 0.0),
@@ -340,13 +256,6 @@ class StepSearch:
             cost=page.length.astype(jnp.float32),
         )
         return evaluation, page
-
-
-def _uniforms(keys: jax.Array, count: int) -> jax.Array:
-    """f32[B, M, count]: what the steps of nodes of keys u32[B, M, 2] are drawn with."""
-    own = fold_keys(keys, jnp.full(keys.shape[:2], STEP))
-    uniform = lambda key: jax.random.uniform(jax.random.wrap_key_data(key), (count,))
-    return jax.vmap(jax.vmap(uniform))(own)
 
 
 def move(problems: Problems, tree: Tree, action: jax.Array) -> tuple[Problems, Tree]:
