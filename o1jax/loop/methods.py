@@ -20,11 +20,14 @@ from o1jax.search.frontier import Frontier
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.nodes import Nodes, nodes_of
 from o1jax.search.retry import Retry, retry
+from o1jax.search.select import Widening
 from o1jax.search.steps import Steps, StepSearch
 from o1jax.types import Params, Prompts
 
 Method = Literal["best_of_n", "beam", "dvts", "lookahead", "mcts", "retry", "revision"]
 Select = Literal["max", "weighted", "majority"]
+# A tree grows wider as it is visited more, and leaves alone what is finished.
+TREE_SEARCH = Mcts(leaves=4, revisit=False, widening=Widening(first=2.0))
 
 
 @configurable
@@ -44,7 +47,7 @@ class Search:
     lookahead: int = 1  # further steps before a candidate is judged (lookahead)
     revisions: int = 1  # of each first attempt (revision)
     steps: Steps = field(default_factory=Steps)
-    mcts: Mcts = field(default_factory=Mcts)
+    mcts: Mcts = field(default_factory=lambda: TREE_SEARCH)
     retry: Retry = field(default_factory=Retry)
 
     def __post_init__(self) -> None:
@@ -59,6 +62,11 @@ class Search:
         for option in ("depth", "answer_tokens", "revisions"):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"{option} must not be negative")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the network that a problem needs at once, or their room in memory."""
+        return 8 * self.mcts.leaves if self.method == "mcts" else self.budget
 
     @property
     def guide(self) -> str:
@@ -94,6 +102,9 @@ def build_program(search: StepSearch, config: Search) -> Program:
     steps = search.config
     if config.method == "mcts":
         recipe = _tree_search(config, tokens)
+        # Deep in a tree most draws are twins; at the root a large budget wants many.
+        many = math.ceil(4 * math.sqrt(config.budget))
+        steps = replace(steps, children=max(steps.children, many))
     elif config.method == "retry":
         recipe = _retry(config, tokens)
         steps = replace(steps, children=config.retry.attempts)
@@ -139,12 +150,17 @@ def _population(frontier: Frontier) -> Callable[..., Found]:
 
 
 def _tree_search(config: Search, tokens: float) -> Callable[..., Found]:
-    """Twice the simulations that whole answers have steps: some find nothing new."""
-    leaves = config.mcts.leaves
-    simulations = leaves * math.ceil(2 * config.budget * config.depth / leaves)
+    """More simulations than whole answers have steps: some find nothing new.
+
+    A small budget is searched with fewer leaves at once, since the walks of an
+    iteration do not learn from each other.
+    """
+    leaves = min(config.mcts.leaves, max(1, config.budget // 8))
+    simulations = leaves * math.ceil(3 * config.budget * config.depth / leaves)
     engine = replace(
         config.mcts,
         simulations=simulations,
+        leaves=leaves,
         nodes=min(simulations, math.ceil(tokens) + leaves) + 1,
         max_depth=config.depth,
         budget=tokens,

@@ -98,7 +98,7 @@ class Searcher:
                 check_vma=False,
             )
         self._program = jax.jit(program)
-        chunk = min(len(self._examples), max(1, ROWS_AT_ONCE // config.budget))
+        chunk = min(len(self._examples), max(1, ROWS_AT_ONCE // config.rows))
         self._chunk = -(-chunk // run.shards) * run.shards
 
     def __call__(

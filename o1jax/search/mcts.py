@@ -42,6 +42,10 @@ class Mcts:
     max_depth: int = 0  # edges from the root; 0: as many as the pool allows
     nodes: int = 0  # of the pool of a tree; 0: one a simulation, and the root
     budget: float = 0.0  # a tree of this cost is walked no further; 0: no limit
+    # Walks into finished nodes again, as games have it. The worth of a finished text is
+    # known, so a search over texts may pass it by; a node below which all is finished
+    # is then worth virtual_loss less, to turn the next walks elsewhere.
+    revisit: bool = True
     virtual_loss: float = 1.0  # a pending walk counts as having returned so much less
     puct: Puct = field(default_factory=Puct)
     ucb: Ucb = field(default_factory=Ucb)
@@ -172,6 +176,8 @@ def grow(
             scores.root,
             scores.interior,
             widening=config.widening,
+            revisit=config.revisit,
+            stuck_loss=config.virtual_loss,
             virtual=virtual,
         )
         return (tree, paths), leaf

@@ -33,6 +33,7 @@ class _Walk(NamedTuple):
 
     depth: jax.Array  # i32[]
     going: jax.Array  # bool[B]
+    stuck: jax.Array | None  # bool[B]  ended where all below is finished; if looked for
     row: jax.Array  # i32[B]  of the node stood at
     node: Node
     length: jax.Array  # i32[B]  edges taken
@@ -49,13 +50,17 @@ def select(
     score: ScoreFn,
     *,
     widening: Widening,
+    revisit: bool,
+    stuck_loss: float,
     virtual: bool,
 ) -> tuple[Tree, jax.Array, Leaf]:
     """Walk m of an iteration, down to an unvisited child, a finished node or depth D.
 
     paths: i32[M, D, B], where the flat edge ids of walk m are written, B * N * K where
     a tree has stopped; levels that no tree reached keep what was there. With `virtual`
-    the edges walked get a pending visit.
+    the edges walked get a pending visit. Without `revisit` finished nodes are passed
+    by; a walk ends at a node below which there are no others, and that node is worth
+    `stuck_loss` less than the network says from then on.
     """
     batch, nodes, children, _ = tree.edges.packed.shape
     first = jnp.arange(batch, dtype=jnp.int32) * nodes
@@ -66,11 +71,21 @@ def select(
         rows = walk.packed.reshape(batch * nodes, children, EDGE_FIELDS)
         edges = Edges(rows.at[walk.row].get(mode="promise_in_bounds"))
         open_ = admitted(walk.node, edges, widening)
-        scores = jnp.where(open_.valid, score(walk.node, open_), -jnp.inf)
+        valid = open_.valid
+        if not revisit:
+            # A node whose children are all finished widens out of turn.
+            more = (edges.child < 0) | (edges.discount != 0)
+            some = jnp.any(valid & more, axis=-1, keepdims=True)
+            valid = jnp.where(some, valid, edges.valid) & more
+        scores = jnp.where(valid, score(walk.node, open_), -jnp.inf)
         action = jnp.argmax(scores, axis=-1).astype(jnp.int32)
         edge = walk.row * children + action
         taken = Edges(walk.packed.at[edge].get(mode="promise_in_bounds"))
         takes = walk.going & taken.valid
+        stuck = walk.stuck
+        if not revisit:
+            takes &= jnp.any(valid, axis=-1)
+            stuck |= walk.going & ~takes
         target = jnp.where(takes, edge, nowhere)
         packed = walk.packed
         if virtual:
@@ -79,6 +94,7 @@ def select(
         return _Walk(
             depth=walk.depth + 1,
             going=going,
+            stuck=stuck,
             row=first + jnp.where(going, taken.child, 0.0).astype(jnp.int32),
             node=Node(taken.visits + taken.pending, taken.value, taken.raw_value),
             length=walk.length + takes,
@@ -91,6 +107,7 @@ def select(
     start = _Walk(
         depth=jnp.int32(0),
         going=tree.live,
+        stuck=None if revisit else jnp.zeros(batch, bool),
         row=first,
         node=Node(tree.root_visits + m, tree.root_value, tree.root_raw_value),
         length=jnp.zeros(batch, jnp.int32),
@@ -105,12 +122,15 @@ def select(
     )
     end = Edges(walk.packed.at[walk.edge].get(mode="promise_in_bounds"))
     walked = walk.length > 0
+    value = jnp.where(walked, end.raw_value, tree.root_raw_value)
+    if not revisit:
+        value = jnp.where(walk.stuck, value - stuck_loss, value)
     leaf = Leaf(
         length=walk.length,
         deepest=walk.depth,
         new=walked & (end.child < 0),
         edge=walk.edge,
-        value=jnp.where(walked, end.raw_value, tree.root_raw_value),
+        value=value,
     )
     packed = walk.packed.reshape(tree.edges.packed.shape)
     return tree.replace(edges=Edges(packed)), walk.paths, leaf

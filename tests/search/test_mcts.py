@@ -220,6 +220,38 @@ def test_every_switch_of_the_config_changes_the_result():
         seen[mark] = name
 
 
+def test_without_revisits_finished_nodes_are_passed_by():
+    """One path: the root, state 1 of value 0.4, and the finished state 2 that pays 0.5.
+
+    Return of the walks: 0.4, 0.5, then 0.5 again, or 0.4 - 1 where walks are stuck.
+    """
+    game = Game(
+        child=jnp.array([[1], [2], [2]]),
+        prior=jnp.zeros((3, 1)),
+        value=jnp.array([0.0, 0.4, 0.0]),
+        reward=jnp.array([0.0, 0.0, 0.5]),
+        discount=jnp.array([1.0, 1.0, 0.0]),
+    )
+    root, config = jnp.zeros(1, jnp.int32), Mcts(simulations=3)
+    tree = search(game, KEY, root, config).tree
+    np.testing.assert_allclose(tree.value[0, :2], [1.4 / 4, 1.4 / 3], rtol=1e-6)
+    tree = search(game, KEY, root, replace(config, revisit=False)).tree
+    np.testing.assert_allclose(tree.value[0, :2], [0.3 / 4, -0.6], rtol=1e-6)
+    assert tree.visits[0, :3].tolist() == [4, 3, 1]
+
+
+def test_without_revisits_a_search_goes_on_to_what_is_new():
+    config = Mcts(simulations=48, revisit=False, virtual_loss=10.0)
+    root = jnp.zeros(1, jnp.int32)
+    assert search(two_levels(), KEY, root, config).tree.used == 13  # all of them
+    again = replace(config, revisit=True)
+    assert search(two_levels(), KEY, root, again).tree.used < 13
+    # A node whose admitted children are finished widens out of turn.
+    narrow = replace(config, widening=Widening(first=1.0, power=0.0))
+    assert search(two_levels(), KEY, root, narrow).tree.used == 5
+    assert search(two_levels(), KEY, root, replace(narrow, revisit=True)).tree.used == 3
+
+
 def test_on_a_mesh_each_shard_searches_its_own_trees():
     game, state = random_game(4), jnp.arange(8)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))

@@ -23,7 +23,17 @@ def score(node, edges):
 
 @partial(jax.jit, static_argnames="virtual")
 def walk(tree, paths, m=0, virtual=False):
-    return select(tree, paths, m, score, score, widening=Widening(), virtual=virtual)
+    return select(
+        tree,
+        paths,
+        m,
+        score,
+        score,
+        widening=Widening(),
+        revisit=True,
+        stuck_loss=0.0,
+        virtual=virtual,
+    )
 
 
 def chain_game() -> Game:

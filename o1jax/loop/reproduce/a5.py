@@ -369,7 +369,7 @@ CLAIM = Claim(
         "nano": Tier(
             experiment="claims/countdown4.gin",
             arms=_arms(Steps(children=4, tokens=10)),
-            problems=200,
+            problems=150,
         ),
     },
     analyse=analyse,
