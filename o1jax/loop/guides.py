@@ -20,6 +20,10 @@ from o1jax.search.pages import Guidance, Guide, NodeState
 from o1jax.tasks.task import STEP_END, Example, Task
 from o1jax.types import Params
 
+# XLA's CPU client copies arguments of up to 100 KiB at once and larger ones in its
+# thread pool, where on one core the calling program waits for its own callback.
+CALL_BYTES = 64 * 1024
+
 
 @configurable
 @dataclass(frozen=True)
@@ -62,27 +66,27 @@ def verifier_guide(
             )
         return known[key]
 
-    def judge(
-        prompt_id: np.ndarray,
-        tokens: np.ndarray,
-        length: np.ndarray,
-        finished: np.ndarray,
-    ) -> np.ndarray:
-        prompt_id, tokens, length, finished = map(
-            np.asarray, (prompt_id, tokens, length, finished)
-        )
-        out = np.zeros(finished.shape, np.float32)
+    def judge(*rows: jax.Array) -> np.ndarray:
+        prompt_id, tokens, length, finished = map(np.asarray, rows)
         written = np.arange(tokens.shape[-1]) < length[..., None]
-        # Rows that nobody wants have no steps at all (a root has none either).
-        for b, m in zip(*np.nonzero((prompt_id >= 0)[:, None] & (out == 0))):
-            text = tokens[b, m][written[b, m]]
-            out[b, m] = value(int(prompt_id[b]), text, bool(finished[b, m]))
+        out = np.zeros(finished.shape, np.float32)
+        for r in np.flatnonzero(prompt_id >= 0):
+            text = tokens[r][written[r]]
+            out[r] = value(int(prompt_id[r]), text, bool(finished[r]))
         return out
 
     def guide(params: Params, state: NodeState) -> Guidance:
-        shape = jax.ShapeDtypeStruct(state.finished.shape, jnp.float32)
-        arguments = (state.prompt_id, state.tokens, state.length, state.finished)
-        return Guidance(jax.pure_callback(judge, shape, *arguments))
+        B, M = state.finished.shape
+        rows = (state.tokens, state.length, state.finished)
+        rows = [jnp.reshape(x, (B * M, *x.shape[2:])) for x in rows]
+        rows = (jnp.repeat(state.prompt_id, M), *rows)
+        size = max(1, CALL_BYTES // (4 * rows[1][0].size))
+        judged = []
+        for start in range(0, B * M, size):
+            piece = tuple(x[start : start + size] for x in rows)
+            shape = jax.ShapeDtypeStruct(piece[0].shape, jnp.float32)
+            judged.append(jax.pure_callback(judge, shape, *piece))
+        return Guidance(jnp.concatenate(judged).reshape(B, M))
 
     return guide
 
