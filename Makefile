@@ -26,7 +26,7 @@ test: $(VENV)/.ready  ## Run the tests (CPU, minutes)
 lint: $(VENV)/.ready  ## Check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-bench: $(VENV)/.ready  ## Measure beside transformers, tunix and torch (installs them)
+bench: $(VENV)/.ready  ## Measure beside transformers, tunix, torch and mctx (installs them)
 	$(BIN)/python benchmarks/run.py
 
 clean:  ## Remove the environment and what tools left behind

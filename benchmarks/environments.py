@@ -33,6 +33,8 @@ def requests() -> dict[str, list[list[str]]]:
             ["--no-deps", "google-tunix==0.1.7"],
             [*same, *sampler_needs, "safetensors<0.8"],
         ],
+        # Of the series that jax 0.10.2 asks for.
+        "tpu": [["--no-deps", "libtpu==0.0.42.1"]],
     }
 
 

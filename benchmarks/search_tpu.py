@@ -13,7 +13,6 @@ import environments  # isort: skip
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -26,12 +25,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hlo import Collective, collectives
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from run import VENVS, machine
 from sizes import SIZES
 
-from o1jax.parallel.sharding import TRANSFORMER_RULES, Rules, shardings
+from o1jax.parallel.sharding import DECODE_RULES, TRANSFORMER_RULES, Rules, shardings
 from o1jax.policy.policy import Policy, PolicyConfig, build_policy
 from o1jax.search.mcts import Mcts
 from o1jax.search.steps import Steps, StepSearch
@@ -39,7 +39,6 @@ from o1jax.search.tree import SearchResult
 from o1jax.types import Params, Prompts
 
 OUT = Path(__file__).with_name("results_tpu.json")
-LIBTPU = "0.0.42.1"  # of the series that jax 0.10.2 asks for
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     # A quiet start: nothing is asked of a TPU that is not there.
@@ -58,32 +57,6 @@ LANES = 128  # a TPU pads the innermost axis of an array to a multiple of it
 # That of the result's pages is their number, so 128 of them need no padding.
 SEARCH = Mcts(simulations=120, leaves=8, max_depth=16, nodes=128)
 ROWS = PartitionSpec("data")
-# Logits of all tokens on every device, where the rules cut them by vocabulary.
-WHOLE_LOGITS: Rules = ((r"unembed/kernel$", PartitionSpec()), *TRANSFORMER_RULES)
-
-KINDS = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
-OPERATION = re.compile(rf" ({'|'.join(KINDS)})(?:-start)?\(")
-# Of 8 devices: {{0,1},{2,3},{4,5},{6,7}}, or the same as [4,2]<=[8]; a list of pairs is
-# a permute's.
-IOTA = re.compile(r"replica_groups=\[[\d,]+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]+\},?)*)\}")
-
-
-@dataclass(frozen=True)
-class Collective:
-    """One operation that communicates, as it stands in a compiled program."""
-
-    kind: str
-    axes: tuple[str, ...]  # of the mesh, along which its devices differ
-    policy: bool  # it is part of the network's own computation
 
 
 @dataclass(frozen=True)
@@ -111,39 +84,6 @@ class Compiled:
     def of_policy(self) -> Counter:
         """How many of each kind are the network's own."""
         return Counter(c.kind for c in self.collectives or () if c.policy)
-
-
-def groups(line: str) -> list[np.ndarray]:
-    """The devices of an operation that talk to one another; empty for all of them."""
-    if found := IOTA.search(line):
-        size, shape, order = found.groups()
-        ids = np.arange(np.prod([int(n) for n in shape.split(",")]))
-        ids = ids.reshape([int(n) for n in shape.split(",")])
-        if order:
-            ids = ids.transpose([int(n) for n in order.split(",")])
-        return list(ids.reshape(-1, int(size)))
-    listed = LISTED.search(line)
-    rows = re.findall(r"\{([\d,]+)\}", listed[1]) if listed else []
-    return [np.array([int(n) for n in row.split(",")]) for row in rows]
-
-
-def collectives(text: str, mesh: Mesh) -> tuple[Collective, ...]:
-    """All of a compiled program's, in order."""
-    found = []
-    for line in text.splitlines():
-        if not (operation := OPERATION.search(line)):
-            continue
-        among = groups(line) or [np.arange(mesh.size)]
-        where = [np.unravel_index(ids, mesh.devices.shape) for ids in among]
-        axes = tuple(
-            name
-            for i, name in enumerate(mesh.axis_names)
-            if any(np.ptp(places[i]) for places in where)
-        )
-        scope = re.search(r'op_name="([^"]*)"', line)
-        own = scope is not None and "policy" in scope[1].split("/")
-        found.append(Collective(operation[1], axes, own))
-    return tuple(found)
 
 
 def compiled(name: str, fn: Callable, arguments: tuple, mesh: Mesh) -> Compiled:
@@ -337,7 +277,7 @@ def measure(size: str) -> list[dict]:
     if size == min(SIZES):  # of 20m it would take 36 GB a device, more than there is
         name = f"data {count}, without shard_map"
         rows.append(searched(name, pod, TREES, rules, inside=False)[1])
-    for note, rules in (("", TRANSFORMER_RULES), (", whole logits", WHOLE_LOGITS)):
+    for note, rules in (("", TRANSFORMER_RULES), (", whole logits", DECODE_RULES)):
         name = f"data {count // TENSOR} x tensor {TENSOR}{note}"
         program, row = searched(name, cut, TREES, rules, inside=True)
         parts = network_alone(policy, cut, rules)
@@ -349,7 +289,6 @@ def measure(size: str) -> list[dict]:
 
 def library() -> Path:
     """libtpu, installed where it is not there."""
-    environments.requests = lambda: {"tpu": [["--no-deps", f"libtpu=={LIBTPU}"]]}
     folder = environments.ensure("tpu", VENVS).parent.parent
     return next(folder.glob("lib/python*/site-packages/libtpu/libtpu.so"))
 
@@ -383,6 +322,7 @@ def main(argv: list[str]) -> int:
     if not args.size:
         on = machine(0)
         del on["core_used"]  # compiling is not pinned
+        libtpu = environments.requests()["tpu"][0][-1].partition("==")[2]
         versions = {name: metadata.version(name) for name in ("jax", "flax", "o1jax")}
         results = {
             "topology": TOPOLOGY,
@@ -391,7 +331,7 @@ def main(argv: list[str]) -> int:
             "steps": asdict(STEPS),
             "prompt": PROMPT,
             "dtype": "bfloat16",
-            "versions": versions | {"libtpu": LIBTPU},
+            "versions": versions | {"libtpu": libtpu},
             "machine": on,
             "rows": rows,
         }

@@ -32,6 +32,10 @@ TRANSFORMER_RULES: Rules = (
     (r"(^|/)(value|process)/", P()),  # heads of width 1: too small to cut
 )
 
+# To decode and search with: every token that is drawn needs the logits of all words, so
+# cut by vocabulary they would be gathered again and again.
+DECODE_RULES: Rules = ((r"unembed/kernel$", P()), *TRANSFORMER_RULES)
+
 
 def path_name(path: jax.tree_util.KeyPath) -> str:
     """A leaf's path as the rules, errors and checkpoints write it: params/embed/..."""

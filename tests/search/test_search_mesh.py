@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from o1jax.parallel.mesh import ROWS, MeshConfig, build_mesh, put_batch
-from o1jax.parallel.sharding import TRANSFORMER_RULES, shard
+from o1jax.parallel.sharding import DECODE_RULES, TRANSFORMER_RULES, shard
 from o1jax.search.mcts import Mcts
 from o1jax.search.steps import Steps, StepSearch
 from o1jax.types import Prompts
@@ -30,7 +30,6 @@ PROMPTS = Prompts(
 )
 KEYS = jax.random.split(jax.random.key(3), 8)
 # The logits of all tokens on every device; the table cuts them by vocabulary.
-WHOLE_LOGITS = ((r"unembed/kernel$", PartitionSpec()), *TRANSFORMER_RULES)
 COLLECTIVE = re.compile(
     r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-\w+)(-start)?\("
 )
@@ -108,7 +107,7 @@ def test_a_shard_does_what_it_does_alone_and_asks_nobody(over_data, search, make
 
 def test_with_the_policy_over_tensor_only_the_policy_communicates(over_data, on_mesh):
     mesh = build_mesh(MeshConfig(data=4, tensor=2))
-    program, arguments = on_mesh(mesh, WHOLE_LOGITS)
+    program, arguments = on_mesh(mesh, DECODE_RULES)
     found = collectives(program)
     for line in found:
         assert " all-reduce(" in line and along_tensor(line)
