@@ -62,7 +62,7 @@ def ask_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--tree", action="store_true", help="draw the whole tree")
     parser.add_argument(
-        "--html", metavar="OUT", type=Path, help="write the tree as a page to explore"
+        "--html", metavar="OUT", type=_file, help="write the tree as a page to explore"
     )
     search_arguments(parser)
 
@@ -106,6 +106,14 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
+
+
+def _file(text: str) -> Path:
+    """Where a file can be written: told before the work is done, not after."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: no file can be there")
+    return path
 
 
 def _temperature(text: str) -> float:

@@ -111,14 +111,26 @@ def draw_step(
             entropy=drawn.entropy + jnp.where(going, token.entropy, 0.0),
         )
 
+    def keep_pages(drawn: Drawn, new: tuple, t: jax.Array) -> tuple:
+        """Keys and values with those of token t - 1.
+
+        They are written when token t is read, in front of its attention: behind that,
+        where they are made, XLA would copy the pages to write them.
+        """
+        put = lambda page, new: jax.lax.dynamic_update_slice_in_dim(
+            page, new, jnp.maximum(t - 1, 0), axis=2
+        )
+        return jax.tree.map(put, (drawn.k, drawn.v), new)
+
     def read(carry: tuple) -> tuple:
         """Reads token t of all steps that have one, and draws the next."""
-        t, going, token, drawn = carry
-        output, k, v = policy.extend(
+        t, going, token, new, drawn = carry
+        pages = keep_pages(drawn, new, t)
+        output, *new = policy.extend(
             params,
             token[:, None],
             (position + t)[:, None],
-            [*contexts, Context(drawn.k, drawn.v, (slot < t)[None, None])],
+            [*contexts, Context(*pages, (slot < t)[None, None])],
             at=jnp.zeros((B, 1), jnp.int32),
         )
         output = jax.tree.map(lambda x: x[:, 0], output)
@@ -126,12 +138,10 @@ def draw_step(
         keep = lambda new, old: jnp.where(
             going.reshape(B, *[1] * (new.ndim - 1)), new, old
         )
-        put = lambda page, new: jax.lax.dynamic_update_slice_in_dim(
-            page, keep(new, 0), t, axis=2
-        )
+        new = tuple(jax.tree.map(lambda x: keep(x, 0), x) for x in new)
         drawn = drawn.replace(
-            k=jax.tree.map(put, drawn.k, k),
-            v=jax.tree.map(put, drawn.v, v),
+            k=pages[0],
+            v=pages[1],
             value=keep(output.value, drawn.value),
             value_before=keep(drawn.value, drawn.value_before),
             process=keep(output.process, drawn.process),
@@ -140,8 +150,8 @@ def draw_step(
         t = t + 1
         going &= (t < S) & ~jnp.isin(token, jnp.array(end_ids, jnp.int32))
         token = draw(uniform[:, jnp.minimum(t, S - 1)], logprobs, sampling)
-        new = First(token, token_logprob(logprobs, token), entropy(logprobs))
-        return t, going, token, write(drawn, t, going, new)
+        next_token = First(token, token_logprob(logprobs, token), entropy(logprobs))
+        return t, going, token, new, write(drawn, t, going, next_token)
 
     page = lambda x: jnp.zeros((B, x.shape[1], S, x.shape[3]), x.dtype)
     blank = Drawn(
@@ -156,9 +166,11 @@ def draw_step(
         process=jnp.zeros(B),
         next=jnp.zeros((B, vocab)),
     )
-    _, _, _, drawn = jax.lax.while_loop(
+    none = jax.tree.map(lambda x: x[:, :, :1], (blank.k, blank.v))
+    t, _, _, new, drawn = jax.lax.while_loop(
         lambda carry: jnp.any(carry[1]),
         read,
-        (jnp.int32(0), wanted, first.token, write(blank, 0, wanted, first)),
+        (jnp.int32(0), wanted, first.token, none, write(blank, 0, wanted, first)),
     )
-    return drawn
+    k, v = keep_pages(drawn, new, t)
+    return drawn.replace(k=k, v=v)
