@@ -137,10 +137,12 @@ def _method(args: Namespace, workdir: Path, name: str) -> "Search":
     if args.select:
         method = replace(method, select=args.select, name="")
     if args.guide == "verifier":
-        method = replace(method, verifier=Verifier(), name="")
+        method = replace(method, verifier=Verifier(), self_evaluation=None, name="")
     elif args.guide:
         steps = replace(method.steps, guide=args.guide)
-        method = replace(method, steps=steps, verifier=None, name="")
+        method = replace(
+            method, steps=steps, verifier=None, self_evaluation=None, name=""
+        )
     return method
 
 

@@ -144,11 +144,13 @@ def section(name: str, results: dict[str, Any]) -> dict[str, Any]:
     """The table and the picture of the report."""
     rows = results["rows"]
     baseline = rows[0]["method"]
+    judged = any(row["reward_tokens"] for row in rows)
     table = [
         [
             row["method"],
             row["budget"],
             row["tokens"],
+            *([row["reward_tokens"]] if judged else []),
             row["flops"],
             row["accuracy"],
             row["found"][0],
@@ -174,6 +176,7 @@ def section(name: str, results: dict[str, Any]) -> dict[str, Any]:
                 "method",
                 "budget",
                 "tokens",
+                *(["reward tokens"] if judged else []),
                 "FLOP",
                 "accuracy",
                 "found",

@@ -12,17 +12,20 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 
 from o1jax.config import configurable
 from o1jax.loop.guides import Verifier
+from o1jax.loop.self_evaluation import SelfEvaluation
 from o1jax.search import frontier as population
 from o1jax.search.frontier import Frontier
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.nodes import Nodes, nodes_of
+from o1jax.search.pages import spent
 from o1jax.search.retry import Retry, retry
 from o1jax.search.select import Widening
 from o1jax.search.steps import Steps, StepSearch
-from o1jax.types import Params, Prompts
+from o1jax.types import Params, Prompts, Spent
 
 Method = Literal["best_of_n", "beam", "dvts", "lookahead", "mcts", "retry", "revision"]
 Select = Literal["max", "weighted", "majority"]
@@ -43,7 +46,9 @@ class Search:
     # Of the finished answers: max takes the one that the guide values most, weighted
     # the answer with the highest sum of values, majority the most frequent one.
     select: Select = "max"
-    verifier: Verifier | None = None  # guides in place of Steps.guide
+    # Either guides in place of Steps.guide: the task's check, or the policy when asked.
+    verifier: Verifier | None = None
+    self_evaluation: SelfEvaluation | None = None
     lookahead: int = 1  # further steps before a candidate is judged (lookahead)
     revisions: int = 1  # of each first attempt (revision)
     steps: Steps = field(default_factory=Steps)
@@ -62,6 +67,8 @@ class Search:
         for option in ("depth", "answer_tokens", "revisions"):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"{option} must not be negative")
+        if self.verifier is not None and self.self_evaluation is not None:
+            raise ValueError("verifier and self_evaluation are both set: choose one")
 
     @property
     def rows(self) -> int:
@@ -71,6 +78,8 @@ class Search:
     @property
     def guide(self) -> str:
         """What judges states, in words."""
+        if self.self_evaluation is not None:
+            return "self-evaluation"
         if self.verifier is None:
             return self.steps.guide
         noise = self.verifier.noise
@@ -88,6 +97,7 @@ class Found(NamedTuple):
 
     nodes: Nodes  # without keys and values
     survivors: jax.Array | None  # i32[B, W]  may answer, -1: none; None: all nodes may
+    spent: Spent  # f32[B] each; no FLOPs, which are left to who counts programs
 
 
 Program = Callable[[Params, jax.Array, Prompts], Found]
@@ -127,6 +137,12 @@ def build_program(search: StepSearch, config: Search) -> Program:
     return program
 
 
+def _found(nodes: Nodes, survivors: jax.Array | None) -> Found:
+    """What a recipe found, with its account."""
+    account = spent(nodes)
+    return Found(nodes, survivors, account._replace(flops=jnp.zeros_like(nodes.cost)))
+
+
 def _frontier(config: Search) -> Frontier:
     """The population of a budget."""
     budget, children = config.budget, min(config.steps.children, config.budget)
@@ -144,7 +160,7 @@ def _frontier(config: Search) -> Frontier:
 def _population(frontier: Frontier) -> Callable[..., Found]:
     def recipe(*arguments) -> Found:
         result = population.frontier(*arguments, frontier)
-        return Found(result.nodes, result.survivors)
+        return _found(result.nodes, result.survivors)
 
     return recipe
 
@@ -167,7 +183,7 @@ def _tree_search(config: Search, tokens: float) -> Callable[..., Found]:
     )
 
     def recipe(*arguments) -> Found:
-        return Found(nodes_of(mcts(*arguments, engine).tree), None)
+        return _found(nodes_of(mcts(*arguments, engine).tree), None)
 
     return recipe
 
@@ -177,6 +193,6 @@ def _retry(config: Search, tokens: float) -> Callable[..., Found]:
 
     def recipe(*arguments) -> Found:
         result = retry(*arguments, walk)
-        return Found(result.nodes, result.survivors)
+        return _found(result.nodes, result.survivors)
 
     return recipe

@@ -20,16 +20,18 @@ from o1jax.loop.answer import request_keys
 from o1jax.loop.guides import verifier_guide
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.methods import Found, Search, Select, build_program
+from o1jax.loop.self_evaluation import self_evaluation_guide
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import ROWS, put_batch
 from o1jax.policy.context import Context
 from o1jax.reward.outcome import grade
 from o1jax.search.harvest import NONE, finished_paths, on_host, trajectories
 from o1jax.search.nodes import Nodes
+from o1jax.search.pages import Guide
 from o1jax.search.steps import StepSearch
 from o1jax.search.trace import Trace, trace_of
 from o1jax.tasks.task import Example, Task
-from o1jax.types import Params, Spent
+from o1jax.types import Params, Prompts, Spent
 
 ROWS_AT_ONCE = 1024  # network rows of a call, which its problems share
 
@@ -73,20 +75,12 @@ class Searcher:
             depth=config.depth or depth,
             answer_tokens=config.answer_tokens or tokens,
         )
-        guide = None
-        if config.verifier is not None:
-            guide = verifier_guide(
-                task,
-                self._examples,
-                run.tokenizer.decode,
-                config.verifier,
-                graded=graded,
-            )
+        encode = run.experiment.template.encode_prompt
+        self._length = max(len(encode(run.tokenizer, e.question)) for e in examples)
+        guide = self._guide(graded)
         self._search = StepSearch(
             run.policy, config.steps, step_end_ids(run), _stop_ids(run), guide
         )
-        encode = run.experiment.template.encode_prompt
-        self._length = max(len(encode(run.tokenizer, e.question)) for e in examples)
         program = build_program(self._search, config)
         if run.shards > 1:
             rows = PartitionSpec(ROWS)
@@ -131,7 +125,7 @@ class Searcher:
 
     def trace(self, params: Params, key: jax.Array) -> Trace:
         """The tree of the first question, with the task's verdict on every step."""
-        nodes, allowed = self._nodes(params, key, 0)
+        nodes, allowed, account = self._nodes(params, key, 0)
         example, task = self._examples[0], self._task
         answer = self._answers(nodes, allowed)[0]
         trace = trace_of(
@@ -144,7 +138,7 @@ class Searcher:
             answer_verdict="right"
             if task.grade(example, answer.text) >= 1
             else "wrong",
-            spent=Spent(*(float(x[0]) for x in self._spent(nodes))),
+            spent=Spent(*(float(x[0]) for x in account)),
         )
         texts = map(trace.text, range(len(trace.parent)))
         return replace(
@@ -153,7 +147,7 @@ class Searcher:
 
     def _part(self, params: Params, key: jax.Array, start: int) -> Searched:
         """The questions of one chunk."""
-        nodes, allowed = self._nodes(params, key, start)
+        nodes, allowed, account = self._nodes(params, key, start)
         examples = self._examples[start : start + self._chunk]
         count = len(examples)
         answers = self._answers(nodes, allowed)[:count]
@@ -167,29 +161,47 @@ class Searcher:
             grades=grade(self._task, examples, texts),
             found=np.array(right),
             answers=np.array([len(answer.all) for answer in answers]),
-            spent=Spent(*(x[:count] for x in self._spent(nodes))),
+            spent=Spent(*(x[:count] for x in account)),
             exhausted=nodes.exhausted[:count],
         )
 
+    def _guide(self, graded: bool) -> Guide | None:
+        """What judges in place of the config's Steps.guide."""
+        run, config = self._run, self.config
+        if config.verifier is not None:
+            decode = run.tokenizer.decode
+            return verifier_guide(
+                self._task, self._examples, decode, config.verifier, graded=graded
+            )
+        if config.self_evaluation is not None:
+            asked = self._prompts(self._examples, len(self._examples))
+            return self_evaluation_guide(
+                run.policy,
+                asked.tokens,
+                asked.length,
+                config.self_evaluation,
+                run.tokenizer,
+            )
+        return None
+
+    def _prompts(self, examples: Sequence[Example], rows: int) -> Prompts:
+        run = self._run
+        template, length = run.experiment.template, self._length
+        return prompts(examples, run.tokenizer, template, length=length, rows=rows)
+
     def _nodes(
         self, params: Params, key: jax.Array, start: int
-    ) -> tuple[Nodes, np.ndarray | None]:
-        """The trees of a chunk, and which nodes may answer (None: all)."""
+    ) -> tuple[Nodes, np.ndarray | None, Spent]:
+        """The trees of a chunk, which nodes may answer (None: all), what was spent."""
         asked = self._examples[start : start + self._chunk]
-        queue = prompts(
-            asked,
-            self._run.tokenizer,
-            self._run.experiment.template,
-            length=self._length,
-            rows=self._chunk,
-        )
+        queue = self._prompts(asked, self._chunk)
         # prompt_id is the question's place among all; a guide may look it up.
         there = queue.prompt_id >= 0
         queue = queue.replace(prompt_id=np.where(there, queue.prompt_id + start, -1))
         keys = request_keys(key, start + jnp.arange(self._chunk))
         found: Found = self._program(params, keys, put_batch(self._run.mesh, queue))
         survivors = None if found.survivors is None else np.asarray(found.survivors)
-        return on_host(found.nodes), survivors
+        return on_host(found.nodes), survivors, self._spent(found.spent)
 
     def _answers(self, nodes: Nodes, allowed: np.ndarray | None) -> list[_Answer]:
         """What is answered to each problem of a chunk."""
@@ -218,16 +230,12 @@ class Searcher:
             answers.append(_Answer(texts[best], int(ids[there[best]]), texts))
         return answers
 
-    def _spent(self, nodes: Nodes) -> Spent:
-        """f64[B] each; FLOPs are those of the prompt and of every token drawn."""
-        drawn = np.asarray(nodes.cost, np.float64)
+    def _spent(self, spent: Spent) -> Spent:
+        """f64[B] each; FLOPs are those of the prompt and of every token read."""
+        spent = Spent(*(np.asarray(amount, np.float64) for amount in spent))
         per_token, per_prompt = self._flops
-        return Spent(
-            generated_tokens=drawn,
-            reread_tokens=np.zeros_like(drawn),
-            reward_tokens=np.zeros_like(drawn),
-            flops=drawn * per_token + per_prompt,
-        )
+        tokens = spent.generated_tokens + spent.reread_tokens + spent.reward_tokens
+        return spent._replace(flops=tokens * per_token + per_prompt)
 
     @functools.cached_property
     def _flops(self) -> tuple[float, float]:
