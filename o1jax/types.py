@@ -106,6 +106,7 @@ class NodeEval(NamedTuple):
     # finds out when it has drawn the child; such a leaf becomes a visit of its twin.
     twin: jax.Array | None = None  # i32[B]
     cost: jax.Array | None = None  # f32[B]  of this row, e.g. tokens drawn
+    reward_tokens: jax.Array | None = None  # f32[B]  read to judge it, besides
 
 
 class TrainState(NamedTuple):

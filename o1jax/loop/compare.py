@@ -159,11 +159,16 @@ def section(name: str, results: dict[str, Any]) -> dict[str, Any]:
         for row in rows
     ]
     series = []
+    found = [row for row in rows if row["method"] == baseline]
+    mean, lo, hi = (list(part) for part in zip(*(row["found"] for row in found)))
+    x = [row["tokens"] for row in found]
+    some = {"label": f"any answer of {baseline}", "x": x, "y": mean, "lo": lo, "hi": hi}
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         mean, lo, hi = (list(part) for part in zip(*(row["accuracy"] for row in mine)))
         x = [row["tokens"] for row in mine]
         series.append({"label": method, "x": x, "y": mean, "lo": lo, "hi": hi})
+    series.append(some)
     return {
         "name": f"Search: {name}",
         "text": f"A budget of N is the compute of N whole answers, "

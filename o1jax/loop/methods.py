@@ -123,7 +123,8 @@ def build_program(search: StepSearch, config: Search) -> Program:
         recipe = _population(frontier)
         steps = replace(steps, children=frontier.children)
     if config.method == "revision":
-        steps = replace(steps, level="solution")
+        whole = steps.tokens * config.depth
+        steps = replace(steps, level="solution", tokens=whole)
     search = replace(search, config=steps)
 
     def program(params: Params, keys: jax.Array, prompts: Prompts) -> Found:

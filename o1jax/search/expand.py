@@ -210,14 +210,18 @@ def expand(
     used = tree.used + jnp.sum(made.node, axis=0, dtype=jnp.int32)
     # Twins may leave room that was kept for them: then the tree goes on.
     ended = jnp.any(dropped, axis=0) & (used >= nodes)
-    cost = tree.cost
+    total = lambda of_row: jnp.sum(jnp.where(wanted, of_row.T, 0.0), axis=0)
+    cost, reward_tokens = tree.cost, tree.reward_tokens
     if evaluation.cost is not None:
-        cost += jnp.sum(jnp.where(wanted, evaluation.cost.T, 0.0), axis=0)
+        cost += total(evaluation.cost)
+    if evaluation.reward_tokens is not None:
+        reward_tokens += total(evaluation.reward_tokens)
     tree = tree.replace(
         edges=Edges(write(tree.edges.packed, unvisited(evaluation.prior))),
         store=jax.tree.map(write, tree.store, page),
         used=used,
         cost=cost,
+        reward_tokens=reward_tokens,
         exhausted=tree.exhausted | ended,
         live=tree.live & ~ended,
     )

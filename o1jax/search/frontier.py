@@ -223,10 +223,10 @@ def _level(
     path = path.at[:, :, front.level + 1].set(node, mode="drop")
     score = drawn.worth
     if config.lookahead:
-        score, cost, store = look_ahead(
+        score, nodes = look_ahead(
             params,
             key,
-            nodes.store,
+            nodes,
             path,
             drawn,
             expand_fn,
@@ -236,8 +236,7 @@ def _level(
             scratch=config.pool,
             budget=config.budget,
         )
-        value = write(nodes.value, node, score)
-        nodes = nodes.replace(value=value, cost=nodes.cost + cost, store=store)
+        nodes = nodes.replace(value=write(nodes.value, node, score))
 
     stays = jnp.where(going, -1, front.node)
     chosen = _survivors(stays, front.score, node, score, config)

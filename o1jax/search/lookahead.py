@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from o1jax.search.expand import ExpandFn
+from o1jax.search.nodes import Nodes
 from o1jax.search.recipe import Drawn, draw, write
-from o1jax.search.tree import Store
 from o1jax.types import Params
 
 
 def look_ahead(
     params: Params,
     key: jax.Array,
-    store: Store,
+    nodes: Nodes,
     path: jax.Array,
     drawn: Drawn,
     expand_fn: ExpandFn,
@@ -28,8 +28,8 @@ def look_ahead(
     steps: int,
     scratch: int,
     budget: float,
-) -> tuple[jax.Array, jax.Array, Store]:
-    """Worth f32[B, M] after `steps` draws, their cost f32[B], and the store.
+) -> tuple[jax.Array, Nodes]:
+    """Worth f32[B, M] after `steps` draws, and the nodes, which have paid for them.
 
     Args:
       path: i32[B, M, D] from the root to the nodes judged, which are at `depth`.
@@ -42,18 +42,25 @@ def look_ahead(
     place = scratch + (steps - 1) * jnp.arange(count, dtype=jnp.int32)
 
     def step(i: jax.Array, carry: tuple) -> tuple:
-        store, path, prior, going, worth, cost = carry
+        nodes, path, prior, going, worth = carry
         valid = prior > -jnp.inf
         going &= jnp.any(valid, axis=-1)
         action = jnp.where(going, jnp.argmax(valid, axis=-1), -1).astype(jnp.int32)
         own = jax.random.fold_in(key, i + 1)
-        found, page = draw(params, own, store, path, action, expand_fn, budget=budget)
+        found, page = draw(
+            params, own, nodes.store, path, action, expand_fn, budget=budget
+        )
         page_id = jnp.where(going & (i < steps - 1), place[None] + i, -1)
-        store = jax.tree.map(lambda rows, new: write(rows, page_id, new), store, page)
+        put = lambda rows, new: write(rows, page_id, new)
+        nodes = nodes.replace(
+            store=jax.tree.map(put, nodes.store, page),
+            cost=nodes.cost + found.cost,
+            reward_tokens=nodes.reward_tokens + found.reward_tokens,
+        )
         path = path.at[:, :, depth + 1 + i].set(page_id, mode="drop")
         worth = jnp.where(going, found.worth, worth)
-        return store, path, found.prior, going, worth, cost + found.cost
+        return nodes, path, found.prior, going, worth
 
-    start = (store, path, drawn.prior, wanted, drawn.worth, jnp.zeros(len(path)))
-    store, _, _, _, worth, cost = jax.lax.fori_loop(0, steps, step, start)
-    return worth, cost, store
+    start = (nodes, path, drawn.prior, wanted, drawn.worth)
+    nodes, _, _, _, worth = jax.lax.fori_loop(0, steps, step, start)
+    return worth, nodes

@@ -24,6 +24,7 @@ class Nodes:
     finished: jax.Array  # bool[B, N]  nothing follows the node
     used: jax.Array  # i32[B]   nodes in use, the root included
     cost: jax.Array  # f32[B]   sum of NodeEval.cost
+    reward_tokens: jax.Array  # f32[B]  sum of NodeEval.reward_tokens
     exhausted: jax.Array  # bool[B]  the search ended early because the pool was full
     store: Store  # [B, N, ...]
 
@@ -40,6 +41,7 @@ def nodes_of(tree: Tree) -> Nodes:
         finished=tree.finished,
         used=tree.used,
         cost=tree.cost,
+        reward_tokens=tree.reward_tokens,
         exhausted=tree.exhausted,
         store=tree.store,
     )

@@ -32,7 +32,6 @@ class StepPage:
     finished: jax.Array  # bool[...]  the step ends with a stop token
     value: jax.Array  # f32[...]    value head behind the step, or before a stop token
     process: jax.Array  # f32[...]  process head at the step's last token, a logit
-    reward_tokens: jax.Array  # i32[...]  read by a reward model for this node
     key: jax.Array  # u32[..., 2]  of the node: what is drawn for it and below it
     parent_key: jax.Array  # u32[..., 2]  siblings have it in common
     action: jax.Array  # i32[...]  which child of its parent; -1: the root
@@ -170,10 +169,8 @@ def spent(nodes: Nodes | Tree) -> Spent:
     flops are left to who counts programs. Of a reused tree, take the difference to what
     was spent before.
     """
-    read = nodes.store.reward_tokens
-    held = jnp.arange(read.shape[1])[None] < nodes.used[:, None]
     return Spent(
         generated_tokens=nodes.cost,
         reread_tokens=jnp.zeros_like(nodes.cost),
-        reward_tokens=jnp.sum(jnp.where(held, read, 0), axis=-1),
+        reward_tokens=nodes.reward_tokens,
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from o1jax.search.expand import ExpandFn, last_node
 from o1jax.search.nodes import Nodes
-from o1jax.search.tree import Page, Store, log_normalised
+from o1jax.search.tree import Page, Store, log_normalised, read_for
 from o1jax.types import NodeEval, Params
 
 
@@ -35,6 +35,7 @@ class Drawn(NamedTuple):
     finished: jax.Array  # bool[B, M]
     twin: jax.Array  # bool[B, M]  equal to a sibling of a lower action number
     cost: jax.Array  # f32[B]  of all that was wanted
+    reward_tokens: jax.Array  # f32[B]  read to judge it
 
 
 def draw(
@@ -57,13 +58,16 @@ def draw(
     wanted = action >= 0
     chex.assert_shape([evaluation.value, evaluation.reward], action.shape)
     # A sibling that was looked at ahead of its turn reports itself, or a later action.
-    twin, cost = jnp.zeros(action.shape, bool), jnp.zeros(action.shape)
+    twin = jnp.zeros(action.shape, bool)
     if evaluation.twin is not None:
         twin = wanted & (evaluation.twin >= 0) & (evaluation.twin < action)
     if evaluation.cost is None and budget:
         raise ValueError("budget is set, but the network does not report its cost")
-    if evaluation.cost is not None:
-        cost = jnp.where(wanted, evaluation.cost, 0.0)
+
+    def total(of_row: jax.Array | None) -> jax.Array:
+        of_row = 0.0 if of_row is None else of_row
+        return jnp.sum(jnp.where(wanted, of_row, 0.0), axis=-1)
+
     finished = wanted & (evaluation.discount == 0)
     prior = log_normalised(evaluation.prior.astype(jnp.float32))
     return Drawn(
@@ -71,7 +75,8 @@ def draw(
         worth=jnp.where(finished, evaluation.reward, evaluation.value),
         finished=finished,
         twin=twin,
-        cost=jnp.sum(cost, axis=-1),
+        cost=total(evaluation.cost),
+        reward_tokens=total(evaluation.reward_tokens),
     ), page
 
 
@@ -99,6 +104,7 @@ def plant_nodes(root: NodeEval, page: Page, *, nodes: int, scratch: int = 0) -> 
         finished=full(False, bool).at[:, 0].set(root.discount == 0),
         used=jnp.ones(batch, jnp.int32),
         cost=jnp.zeros(batch),
+        reward_tokens=read_for(root),
         exhausted=jnp.zeros(batch, bool),
         store=jax.tree.map(
             lambda x: jnp.zeros((batch, rows, *x.shape[1:]), x.dtype).at[:, 0].set(x),
@@ -145,6 +151,7 @@ def keep(
         finished=put(nodes.finished, drawn.finished),
         used=nodes.used + jnp.sum(made, axis=-1, dtype=jnp.int32),
         cost=nodes.cost + drawn.cost,
+        reward_tokens=nodes.reward_tokens + drawn.reward_tokens,
         store=jax.tree.map(put, nodes.store, page),
     ), node
 

@@ -54,5 +54,6 @@ def advance(tree: Tree, action: jax.Array) -> Tree:
         exhausted=jnp.zeros(batch, bool),
         used=used,
         cost=jnp.zeros(batch),
+        reward_tokens=jnp.zeros(batch),
         store=jax.tree.map(lambda x: x[row[:, None], source], tree.store),
     )

@@ -133,7 +133,6 @@ class StepSearch:
             finished=none,
             value=output.value[:, None],
             process=output.process[:, None],
-            reward_tokens=jnp.zeros((B, 1), jnp.int32),
             key=key,
             parent_key=jnp.zeros_like(key),
             action=jnp.full((B, 1), -1, jnp.int32),
@@ -213,7 +212,6 @@ class StepSearch:
             # token: a finished node has the value in front of that.
             value=jnp.where(finished, drawn.value_before, drawn.value),
             process=drawn.process,
-            reward_tokens=jnp.zeros((B, M), jnp.int32),
             key=keys,
             parent_key=of_parent(store.key),
             action=action,
@@ -243,7 +241,6 @@ class StepSearch:
         state = node_state(problems.prompt_id, store, seen, page)
         guidance = (self.guide or GUIDES[config.guide])(params, state)
         value, shape = guidance.value, page.length.shape
-        page = page.replace(reward_tokens=jnp.broadcast_to(guidance.tokens, shape))
         evaluation = NodeEval(
             prior=jnp.where(
                 ends[..., None], -jnp.inf, beginnings_prior(config, page.first)
@@ -254,6 +251,7 @@ class StepSearch:
             discount=jnp.where(ends, 0.0, config.discount),
             twin=twins(store, page) if config.first == "draw" else None,
             cost=page.length.astype(jnp.float32),
+            reward_tokens=jnp.broadcast_to(guidance.tokens, shape).astype(jnp.float32),
         )
         return evaluation, page
 

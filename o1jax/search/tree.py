@@ -95,6 +95,7 @@ class Tree:
     exhausted: jax.Array  # bool[B]  a leaf found no room in the pool
     used: jax.Array  # i32[B]  nodes in use, the root included
     cost: jax.Array  # f32[B]  sum of NodeEval.cost
+    reward_tokens: jax.Array  # f32[B]  sum of NodeEval.reward_tokens, the root's too
     store: Store  # [B, N, ...]
 
     @property
@@ -199,6 +200,13 @@ def unvisited(prior: jax.Array) -> jax.Array:
     return fresh.at[..., LOGPRIOR].set(log_normalised(prior.astype(jnp.float32)))
 
 
+def read_for(root: NodeEval) -> jax.Array:
+    """f32[B]: tokens that were read to judge the roots."""
+    if root.reward_tokens is None:
+        return jnp.zeros(root.value.shape)
+    return root.reward_tokens.astype(jnp.float32)
+
+
 def plant(root: NodeEval, page: Page, *, nodes: int) -> Tree:
     """Trees of the root alone, with room for `nodes` nodes.
 
@@ -220,6 +228,7 @@ def plant(root: NodeEval, page: Page, *, nodes: int) -> Tree:
         exhausted=jnp.zeros(batch, bool),
         used=jnp.ones(batch, jnp.int32),
         cost=jnp.zeros(batch),
+        reward_tokens=read_for(root),
         store=jax.tree.map(
             lambda x: jnp.zeros((batch, nodes, *x.shape[1:]), x.dtype).at[:, 0].set(x),
             page,

@@ -186,7 +186,13 @@ def test_a_search_reads_every_node_s_text_and_counts_it(method):
             read[b] += len(text) + 2
     assert len(texts) > 10 and nodes.store.finished.any()
     np.testing.assert_allclose(values, by_hand(texts), rtol=1e-4)
-    assert spent.reward_tokens.tolist() == read.tolist()
+    # Twins are judged too, and in no tree.
+    kept = np.array(
+        [nodes.store.length[b, :used].sum() for b, used in enumerate(nodes.used)]
+    )
+    twins = nodes.cost > kept
+    assert (spent.reward_tokens[twins] > read[twins]).all()
+    assert (spent.reward_tokens[~twins] == read[~twins]).all()
     assert spent.generated_tokens.tolist() == nodes.cost.tolist()
     assert spent.flops.tolist() == [0, 0]
 

@@ -5,7 +5,6 @@ at all, and reads back to equal Predictions.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from o1jax.loop.reproduce.claim import Predictions
+from o1jax.loop.workdir import write_jsonl
 from o1jax.tasks.task import Example
 
 COLUMNS = ("right", "samples", "tokens", "flops")
@@ -24,18 +24,13 @@ def write_predictions(
 ) -> None:
     """A line a problem. ValueError if a column is not one entry a problem."""
     columns = columns_of(predictions, len(examples))
-    lines = []
-    for i, example in enumerate(examples):
-        row = {"question": example.question, "difficulty": example.difficulty}
-        row |= {name: column[i] for name, column in columns.items()}
-        lines.append(json.dumps(row) + "\n")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w") as out:
-        out.writelines(lines)
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(file)
+    of_problem = [(example.question, example.difficulty) for example in examples]
+    rows = [
+        dict(zip(OF_PROBLEM, about))
+        | {name: column[i] for name, column in columns.items()}
+        for i, about in enumerate(of_problem)
+    ]
+    write_jsonl(file, rows)
 
 
 def columns_of(predictions: Predictions, problems: int) -> dict[str, list[Any]]:
