@@ -167,10 +167,20 @@ def _log_axis(ax: Axes, x: Sequence[float]) -> None:
         powers = range(int(math.log2(min(x))), int(math.log2(max(x))) + 1)
         ax.set_xticks([2**p for p in powers[:: 1 + len(powers) // 8]])
     elif max(x) < 30 * min(x):  # less than two decades have too few powers of 10
-        ax.set_xticks(np.unique(x))
+        ax.set_xticks(_ticks(x))
     ax.xaxis.set_major_formatter(FuncFormatter(_short))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _ticks(x: Sequence[float]) -> np.ndarray:
+    """The data where their labels do not touch, else 1, 2 and 5 of each decade."""
+    data = np.unique(x)
+    if np.all(data[1:] > 1.5 * data[:-1]):
+        return data
+    decades = 10.0 ** np.arange(np.floor(np.log10(data[0])), np.log10(data[-1]) + 1)
+    ticks = np.outer(decades, [1, 2, 5]).ravel()
+    return ticks[(ticks >= data[0]) & (ticks <= data[-1])]
 
 
 def _short(x: float, _: Any) -> str:

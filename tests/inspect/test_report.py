@@ -259,3 +259,9 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('oops\n{"step": 1}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:1: not a line"):
         write_report(tmp_path)
+
+
+def test_ticks_are_the_data_unless_their_labels_would_touch():
+    assert plots._ticks([128, 64, 32]).tolist() == [32, 64, 128]
+    close = [68, 68.015, 203.6, 271.7, 272.9, 539.6, 1087]
+    assert plots._ticks(close).tolist() == [100, 200, 500, 1000]
