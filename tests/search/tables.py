@@ -57,7 +57,14 @@ def _evaluate(params: Table, state: jax.Array, children: int) -> NodeEval:
         discount=jnp.where(end, 0.0, 1.0),
         twin=params.twin[state],
         cost=params.cost[state],
+        reward_tokens=3 * params.cost[state],
     )
+
+
+def check_reward_tokens(params: Table, start: list[int], nodes) -> None:
+    """Judging reads three tokens for each one drawn, kept or not, and for a root."""
+    root = params.cost[jnp.asarray(start)]
+    assert nodes.reward_tokens.tolist() == (3 * (nodes.cost + root)).tolist()
 
 
 def roots(params: Table, state: list[int], children: int) -> tuple[NodeEval, dict]:

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 from tables import (
     best,
     check_nodes,
+    check_reward_tokens,
     drawn,
     expand_fn,
     random_table,
@@ -59,6 +60,8 @@ def run(params, config, start=(0,), children=2, report_cost=True, unwanted=99.0)
     search = compiled(config, children, report_cost, unwanted)
     result = search(params, jnp.array(start, jnp.int32))
     check_nodes(result.nodes)
+    if report_cost:
+        check_reward_tokens(params, start, result.nodes)
     return result
 
 

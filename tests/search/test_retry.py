@@ -12,6 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 from tables import (
     best,
     check_nodes,
+    check_reward_tokens,
     drawn,
     expand_fn,
     random_table,
@@ -50,6 +51,8 @@ def run(params, config, start=(0,), report_cost=True):
     """The recipe from the states `start`; compiled once for tables of one size."""
     result = compiled(config, report_cost)(params, jnp.array(start, jnp.int32))
     check_nodes(result.nodes)
+    if report_cost:
+        check_reward_tokens(params, start, result.nodes)
     return result
 
 

@@ -44,7 +44,8 @@ def expand_fn(game, key, store, path, action):
     beside = jnp.take_along_axis(action, jnp.argmax(same, axis=-1), axis=1)
     twin = jnp.where(jnp.any(same, axis=-1), beside, -1)
     twin = jnp.where(jnp.any(there, axis=-1), made, twin)
-    found = game(state)._replace(twin=twin, cost=jnp.full(state.shape, 2.0))
+    each = jnp.full(state.shape, 2.0)
+    found = game(state)._replace(twin=twin, cost=each, reward_tokens=each + 1)
     return found, Page(state, parent, action)
 
 
@@ -144,6 +145,7 @@ def test_it_is_the_recursive_search_that_finds_twins_as_it_draws():
     np.testing.assert_allclose(jnp.exp(result.tree.edges.logprior[0, 0]), prior, 1e-5)
     np.testing.assert_allclose(result.value[0], value, rtol=1e-5)
     assert result.tree.cost[0] == 2 * rows
+    assert result.tree.reward_tokens[0] == 3 * rows  # the root was judged for nothing
     assert rows > result.counts.rows[0]  # some made no node
 
 
