@@ -1,5 +1,8 @@
 """The verifier as a guide: exact, blurred by noise of the state, never the answer."""
 
+import os
+import subprocess
+import sys
 import types
 
 import jax
@@ -95,3 +98,48 @@ def test_a_verifier_that_needs_the_answer_may_not_guide_a_graded_search():
     verifier_guide(chain, [chain.parse("1 + 2 * 3")], decode, EXACT, graded=False)
     with pytest.raises(ValueError, match="noise must be at least 0"):
         Verifier(noise=float("nan"))
+
+
+# The program is dispatched to the client's pool of threads, for its input is not ready;
+# on one core that pool is one thread.
+ON_ONE_CORE = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import types
+import jax, jax.numpy as jnp
+from o1jax.loop.guides import Verifier, verifier_guide
+from o1jax.tasks import Countdown
+
+task = Countdown()
+examples = 64 * [task.parse("2 3 4 -> 20")]
+guide = verifier_guide(task, examples, lambda ids: "", Verifier())
+
+@jax.jit
+def search(x, tokens):
+    def judge(i, total):
+        state = types.SimpleNamespace(
+            prompt_id=jnp.arange(64),
+            tokens=tokens + i,
+            length=jnp.zeros((64, 16, 5), jnp.int32),
+            finished=jnp.zeros((64, 16), bool),
+        )
+        return total + guide(None, state).value.sum()
+    return jax.lax.fori_loop(0, 4, judge, x[0, 0])
+
+tokens = jnp.zeros((64, 16, 5, 15), jnp.int32)  # 300 KiB, not aligned as XLA would
+product = lambda i, x: jnp.tanh(x @ x)
+busy = jax.jit(lambda x: jax.lax.fori_loop(0, 50, product, x))
+x = jnp.zeros((700, 700))
+search, busy = search.lower(x, tokens).compile(), busy.lower(x).compile()
+print(search(busy(x), tokens))
+"""
+
+
+def test_a_guide_does_not_wait_for_itself_on_one_core():
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", ON_ONE_CORE]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert float(done.stdout) == 4 * 64 * 16, done.stderr  # the start is worth 1
