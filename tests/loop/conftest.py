@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,9 @@ class Command:
     """`o1jax` in processes of its own, on one device unless told."""
 
     def __init__(self, folder):
+        # A job in the background of a script ignores Ctrl-C, and so would its children.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         # Programs are the same in all these processes: each is compiled once a session.
         self._env = os.environ | {
             "JAX_ENABLE_COMPILATION_CACHE": "true",
