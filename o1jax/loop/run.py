@@ -129,17 +129,13 @@ def compare_workdir(
 
 
 def method_of(workdir: Path, name: str) -> Search:
-    """A method as the run's own Compare stages set it, or with its defaults."""
+    """A method as the run's Compare stages set it; else as their first one is set."""
     stages = load(workdir / "config.gin").experiment.stages
     bound = [m for s in stages if isinstance(s, Compare) for m in s.methods]
-    own = [method for method in bound if method.method == name]
-    return (
-        own[0]
-        if own
-        else replace(bound[0], method=name, name="")
-        if bound
-        else Search(name)
-    )
+    for method in bound:
+        if method.method == name:
+            return method
+    return replace(bound[0], method=name, name="") if bound else Search(name)
 
 
 def graded_task(state: Workdir) -> Task:

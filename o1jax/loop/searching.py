@@ -254,7 +254,10 @@ class Searcher:
                 policy.unstack(params), token, token, [context], at=token
             )
 
-        places = self._length + (self.config.depth + 1) * steps
+        # A revision sees all attempts before it, each as long as an answer may be.
+        revised = self.config.method == "revision"
+        answers = 1 + self.config.revisions if revised else 1
+        places = self._length + (self.config.depth * answers + 1) * steps
         layer = jax.eval_shape(lambda c: jnp.concatenate(c, axis=2), cache.k[0])
         shape = (*layer.shape[:2], places, layer.shape[3])
         held = tuple(jax.ShapeDtypeStruct(shape, layer.dtype) for _ in cache.k)

@@ -121,7 +121,6 @@ class Extend(Protocol):
         contexts: Sequence[Context],
         *,
         at: jax.Array,
-        own: jax.Array | None = None,
     ) -> tuple[PolicyOutput, Pages, Pages]: ...
 
 
@@ -311,22 +310,19 @@ class _Network:
         contexts: Sequence[Context],
         *,
         at: jax.Array,
-        own: jax.Array | None = None,
     ) -> tuple[PolicyOutput, Pages, Pages]:
         """Reads tokens i32[B, T] at `position` i32[B, T] behind what contexts hold.
 
         Args:
           at: i32[B, Q], indices into T. Output q of a row is about the token behind
             that one; its process score is that of the text up to it.
-          own: bool[T, T], which of the T tokens (second axis) each one sees; default
-            causal. Alternatives to one another are read at once with jnp.eye(T).
 
         Returns:
           PolicyOutput [B, Q, ...], and keys and values of the T tokens by layer.
         """
         T = tokens.shape[1]
         chex.assert_equal_shape([tokens, position])
-        own = jnp.tri(T, dtype=bool) if own is None else own
+        own = jnp.tri(T, dtype=bool)  # causal
         angles = jax.lax.optimization_barrier(self.rotation(position))
         h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
         keys, values = [], []

@@ -61,27 +61,3 @@ def test_a_row_in_three_places_is_one_row(make, jit, overrides):
         np.testing.assert_allclose(
             output.process[r], whole.process[r, after - 1], **F32
         )
-
-
-def test_alternatives_do_not_see_one_another(make, jit):
-    _, policy, params = make(qk_norm=True)
-    position = (jnp.repeat(PROMPT, 2) + MIDDLE)[:, None]
-
-    def together(params):
-        at = jnp.broadcast_to(jnp.arange(NEW)[None], (4, NEW))
-        same = jnp.broadcast_to(position, (4, NEW))
-        contexts, own = held(policy, params), jnp.eye(NEW, dtype=bool)
-        return policy.extend(params, TOKENS, same, contexts, at=at, own=own)[0]
-
-    def alone(params, token):
-        at = jnp.zeros((4, 1), jnp.int32)
-        contexts = held(policy, params)
-        return policy.extend(params, token[:, None], position, contexts, at=at)[0]
-
-    output, alone = jit(together)(params), jit(alone)
-    for i in range(NEW):
-        one = alone(params, TOKENS[:, i])
-        for name in ("logits", "value", "process"):
-            np.testing.assert_allclose(
-                getattr(output, name)[:, i], getattr(one, name)[:, 0], **F32
-            )
