@@ -9,6 +9,7 @@ reward[t] is paid for token t. The shift happens once, inside `Policy.forward`. 
 right-padded; masks are derived from lengths and never stored.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -87,12 +88,18 @@ class Reward:
 
 @flax.struct.dataclass(kw_only=True)
 class StepLabels:
-    """Supervision of a process reward model, whatever made the labels."""
+    """Supervision of a reward model, whatever made the labels.
 
-    tokens: jax.Array  # i32[B, T]
+    One for outcomes has a single step_end a row, at its last step, so that process and
+    outcome reward are trained from the same record.
+    """
+
+    tokens: jax.Array  # i32[B, T]  prompt then response, right-padded with 0
+    prompt_length: jax.Array  # i32[B]
+    length: jax.Array  # i32[B]     prompt and response together
     step_end: jax.Array  # bool[B, T]  token t closes a step
-    label: jax.Array  # f32[B, T]      in [0, 1] where step_end
-    weight: jax.Array  # f32[B, T]
+    label: jax.Array  # f32[B, T]      in [0, 1] where step_end; 0 elsewhere
+    weight: jax.Array  # f32[B, T]     0 where not step_end
 
 
 class NodeEval(NamedTuple):
@@ -107,6 +114,35 @@ class NodeEval(NamedTuple):
     twin: jax.Array | None = None  # i32[B]
     cost: jax.Array | None = None  # f32[B]  of this row, e.g. tokens drawn
     reward_tokens: jax.Array | None = None  # f32[B]  read to judge it, besides
+
+
+class NodeState(NamedTuple):
+    """What a guide may look at: M new nodes of each of B problems.
+
+    The path's steps come in order, the node's own last; a step of length 0 is none
+    (the root's, and places behind the path). Where a step is a whole attempt
+    (Steps.level), D is 0: a guide judges the last attempt alone, as if it were the
+    first, and `finished` says that it is complete, though the search may go on.
+    """
+
+    prompt_id: jax.Array  # i32[B]  Prompts' own; -1 marks a problem that is none
+    tokens: jax.Array  # i32[B, M, D + 1, S]
+    logprob: jax.Array  # f32[B, M, D + 1, S]
+    length: jax.Array  # i32[B, M, D + 1]
+    entropy: jax.Array  # f32[B, M, D + 1]
+    finished: jax.Array  # bool[B, M]
+    value: jax.Array  # f32[B, M]    of the heads, as in search.pages.StepPage
+    process: jax.Array  # f32[B, M]
+
+
+class Guidance(NamedTuple):
+    """A guide's answer."""
+
+    value: jax.Array  # f32[B, M]
+    tokens: jax.Array | int = 0  # i32[B, M]  read by a model other than the policy
+
+
+Guide = Callable[[Params, NodeState], Guidance]
 
 
 class TrainState(NamedTuple):

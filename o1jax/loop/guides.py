@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from o1jax.config import configurable
-from o1jax.search.pages import Guidance, Guide, NodeState
 from o1jax.tasks.task import STEP_END, Example, Task
-from o1jax.types import Params
+from o1jax.types import Guidance, Guide, NodeState, Params
 
 # XLA's CPU client copies arguments of up to 100 KiB at once and larger ones in its
 # thread pool, where on one core the calling program waits for its own callback.

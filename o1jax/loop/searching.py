@@ -27,11 +27,10 @@ from o1jax.policy.context import Context
 from o1jax.reward.outcome import grade
 from o1jax.search.harvest import NONE, finished_paths, on_host, trajectories
 from o1jax.search.nodes import Nodes
-from o1jax.search.pages import Guide
 from o1jax.search.steps import StepSearch
 from o1jax.search.trace import Trace, trace_of
 from o1jax.tasks.task import Example, Task
-from o1jax.types import Params, Prompts, Spent
+from o1jax.types import Guide, Params, Prompts, Spent
 
 ROWS_AT_ONCE = 1024  # network rows of a call, which its problems share
 

@@ -16,8 +16,7 @@ import numpy as np
 from o1jax.config import configurable
 from o1jax.data.tokenizer import Tokenizer
 from o1jax.policy.policy import Policy
-from o1jax.search.pages import Guidance, Guide, NodeState
-from o1jax.types import Params
+from o1jax.types import Guidance, Guide, NodeState, Params
 
 
 @configurable

@@ -6,9 +6,6 @@ step lies in its ancestors' pages, so N nodes of S tokens are one sequence of N 
 tokens. What a guide may look at is here too, and the account of tokens.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -16,7 +13,7 @@ import jax.numpy as jnp
 from o1jax.rollout.branch import First
 from o1jax.search.nodes import Nodes
 from o1jax.search.tree import Tree
-from o1jax.types import Params, Spent
+from o1jax.types import Guidance, Guide, NodeState, Params, Spent
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -36,35 +33,6 @@ class StepPage:
     parent_key: jax.Array  # u32[..., 2]  siblings have it in common
     action: jax.Array  # i32[...]  which child of its parent; -1: the root
     first: First  # [..., K]  of the steps that may follow
-
-
-class NodeState(NamedTuple):
-    """What a guide may look at: M new nodes of each of B problems.
-
-    The path's steps come in order, the node's own last; a step of length 0 is none
-    (the root's, and places behind the path). Where a step is a whole attempt
-    (Steps.level), D is 0: a guide judges the last attempt alone, as if it were the
-    first, and `finished` says that it is complete, though the search may go on.
-    """
-
-    prompt_id: jax.Array  # i32[B]  Prompts' own; -1 marks a problem that is none
-    tokens: jax.Array  # i32[B, M, D + 1, S]
-    logprob: jax.Array  # f32[B, M, D + 1, S]
-    length: jax.Array  # i32[B, M, D + 1]
-    entropy: jax.Array  # f32[B, M, D + 1]
-    finished: jax.Array  # bool[B, M]
-    value: jax.Array  # f32[B, M]    of the heads, as in StepPage
-    process: jax.Array  # f32[B, M]
-
-
-class Guidance(NamedTuple):
-    """A guide's answer."""
-
-    value: jax.Array  # f32[B, M]
-    tokens: jax.Array | int = 0  # i32[B, M]  read by a model other than the policy
-
-
-Guide = Callable[[Params, NodeState], Guidance]
 
 
 def _likelihood(params: Params, state: NodeState) -> Guidance:

@@ -32,7 +32,6 @@ from o1jax.search.expand import ExpandFn, last_node
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.pages import (
     GUIDES,
-    Guide,
     StepPage,
     along,
     fold_keys,
@@ -44,7 +43,7 @@ from o1jax.search.pages import (
 )
 from o1jax.search.reuse import advance
 from o1jax.search.tree import SearchResult, Tree
-from o1jax.types import NodeEval, Params, Prompts
+from o1jax.types import Guide, NodeEval, Params, Prompts
 
 
 class Problems(NamedTuple):

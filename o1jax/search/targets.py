@@ -97,6 +97,8 @@ def step_labels(
     label = np.clip((nodes.value - low) / (high - low), 0.0, 1.0).astype(np.float32)
     return StepLabels(
         tokens=tokens,
+        prompt_length=np.asarray(prompts.length)[tree],
+        length=np.sum(in_prompt, axis=1) + text.length,
         step_end=step_end,
         label=np.where(step_end, read(label, row, node), np.float32(0)),
         weight=np.where(step_end, read(weight, row, node), np.float32(0)),

@@ -20,9 +20,8 @@ from o1jax.loop.searching import Searcher
 from o1jax.loop.self_evaluation import SelfEvaluation, packed, self_evaluation_guide
 from o1jax.loop.workdir import Workdir
 from o1jax.search.mcts import Mcts
-from o1jax.search.pages import NodeState
 from o1jax.search.steps import Steps, StepSearch
-from o1jax.types import Prompts
+from o1jax.types import NodeState, Prompts
 
 TOKENIZER = from_symbols(list("abcdefgh"))  # a is 4, h is 11
 STEP_END, STOP = 10, 11

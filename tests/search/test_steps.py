@@ -36,9 +36,10 @@ from toys import depths
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.search.mcts import grow
 from o1jax.search.nodes import nodes_of
-from o1jax.search.pages import GUIDES, Guidance, NodeState, spent
+from o1jax.search.pages import GUIDES, spent
 from o1jax.search.steps import Steps, StepSearch, move
 from o1jax.search.tree import Edges, plant
+from o1jax.types import Guidance, NodeState
 
 
 def test_pages_equal_reading_every_node_anew():

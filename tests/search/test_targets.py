@@ -40,6 +40,8 @@ def test_step_labels_are_values_behind_each_step():
         [20, 21, 1, 2, 7, 0, 0],
         [22, 5, 6, 11, 0, 0, 0],
     ]
+    assert found.prompt_length.tolist() == [2, 2, 1]
+    assert found.length.tolist() == [7, 5, 4]
     ends = [[3, 6], [3, 4], [1, 3]]
     for row, at in zip(found.step_end, ends, strict=True):
         assert np.flatnonzero(row).tolist() == at
