@@ -33,6 +33,7 @@ class Answers(NamedTuple):
     grades: np.ndarray  # f64[problems, samples]
     tokens: np.ndarray  # i64[problems, samples]  of the response
     finished: np.ndarray  # bool[problems, samples]
+    rows: Trajectory  # [problems * samples, ...]  numpy; samples of a question in a row
 
 
 class Answerer:
@@ -93,6 +94,7 @@ class Answerer:
             grades=grade(task, requests, texts).reshape(shape),
             tokens=(rows.length - rows.prompt_length).reshape(shape),
             finished=rows.finished.reshape(shape),
+            rows=rows,
         )
 
     def trajectory(self, params: Params, key: jax.Array) -> Trajectory:
