@@ -35,7 +35,7 @@ def test_killed_anywhere_it_ends_at_the_same_parameters(
     assert there("checkpoints/*/000008") and not there("stages/01*")
 
     # Between two stages.
-    o1jax.killed_at("o1jax.loop.imitate:Checkpoints", 2, *command)
+    o1jax.killed_at("o1jax.loop.train:Checkpoints", 2, *command)
     assert there("stages/01*") and not there("checkpoints/02*")
 
     # In stage two, at a moment that only the watcher chooses.
