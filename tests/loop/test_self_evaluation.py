@@ -16,8 +16,9 @@ from o1jax.data.tokenizer import from_symbols, from_texts
 from o1jax.loop.compare import section
 from o1jax.loop.guides import Verifier
 from o1jax.loop.methods import Search, build_program
+from o1jax.loop.path_rows import packed
 from o1jax.loop.searching import Searcher
-from o1jax.loop.self_evaluation import SelfEvaluation, packed, self_evaluation_guide
+from o1jax.loop.self_evaluation import SelfEvaluation, self_evaluation_guide
 from o1jax.loop.workdir import Workdir
 from o1jax.search.mcts import Mcts
 from o1jax.search.steps import Steps, StepSearch
