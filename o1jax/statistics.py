@@ -1,29 +1,21 @@
-"""Estimates and intervals for evaluations; numpy only.
+"""Intervals and fits for evaluations; numpy only.
 
-In: graded samples per problem. Out: unbiased pass@k and majority@k, bootstrap and
-Wilson intervals, and fits of how coverage grows with samples.
+In: scores per problem, such as those of selection.py. Out: bootstrap and Wilson
+intervals, and fits of how coverage grows with samples.
 
-Sources: pass@k, Chen et al. 2021 (arXiv:2107.03374); coverage c = exp(a k^b), Brown et
-al. 2024 (arXiv:2407.21787); majority voting, Wang et al. 2022 (arXiv:2203.11171).
+Source: coverage c = exp(a k^b), Brown et al. 2024 (arXiv:2407.21787).
 """
 
-import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
+from o1jax.selection import AtK, majority_at_k, pass_at_k  # noqa: F401  asked for here
+
 Array = np.ndarray
-
-
-class AtK(NamedTuple):
-    """An estimate for several numbers of samples."""
-
-    k: tuple[int, ...]
-    per_problem: Array  # f64[len(k), P]
-    mean: Array  # f64[len(k)]
 
 
 class Interval(NamedTuple):
@@ -49,67 +41,6 @@ class PowerFit(NamedTuple):
     a: float
     b: float
     r2: float
-
-
-def pass_at_k(correct: Array, samples: int | Array, ks: Sequence[int]) -> AtK:
-    """Chance that k of the n samples drawn without replacement hold a correct one.
-
-    Unbiased: 1 - C(n-c, k) / C(n, k) = 1 - prod_{i=n-c+1..n} (1 - k/i), with c of n
-    `samples` correct. `correct` is [P]; `samples` a number, or [P]. ValueError if
-    k > n.
-    """
-    correct = np.asarray(correct)
-    n_samples = np.broadcast_to(samples, correct.shape)
-    _check_ks(ks, int(n_samples.min(initial=2**31)))
-    if np.any(correct < 0) or np.any(correct > n_samples):
-        raise ValueError("correct must lie between 0 and the number of samples")
-    out = np.empty((len(ks), len(correct)))
-    for n in np.unique(n_samples):
-        rows = n_samples == n
-        i = n - np.arange(n)  # n, n-1, ..., 1: the factors, in the order c takes them
-        for row, k in enumerate(ks):
-            none_correct = np.cumprod(np.r_[1.0, np.maximum(0, 1 - k / i)])
-            out[row, rows] = 1 - none_correct[correct[rows]]
-    return AtK(tuple(ks), out, out.mean(1))
-
-
-def majority_at_k(
-    answers: Sequence[Sequence[Hashable | None]],
-    correct: Array,
-    ks: Sequence[int],
-    *,
-    seed: int = 0,
-    draws: int = 2000,
-) -> AtK:
-    """Expected grade of the commonest answer among k of the n samples.
-
-    `answers[p]` are the n answers to problem p; None (nothing parsed) has no vote, and
-    k samples without a vote earn 0. `correct` is [P, n]; an answer's grade is the mean
-    over its samples. Ties are broken uniformly, in expectation. All C(n, k) subsets are
-    enumerated if they are at most `draws`, otherwise `draws` are drawn, from
-    (seed, p, k).
-    """
-    correct = np.asarray(correct, float)
-    if [len(a) for a in answers] != [correct.shape[-1]] * len(correct):
-        raise ValueError(f"answers must have the shape {correct.shape} of correct")
-    n = correct.shape[-1]
-    _check_ks(ks, n)
-    out = np.zeros((len(ks), len(correct)))
-    for p, row in enumerate(answers):
-        distinct = dict.fromkeys(a for a in row if a is not None)
-        number = {answer: i for i, answer in enumerate(distinct)}
-        votes = np.zeros((n, len(number)))  # one-hot; a row of 0 has no vote
-        for i, answer in enumerate(row):
-            if answer is not None:
-                votes[i, number[answer]] = 1
-        grade = correct[p] @ votes / votes.sum(0)
-        for j, k in enumerate(ks):
-            counts = _subsets(n, k, [seed, p, k], draws) @ votes  # [S, answers]
-            best = counts.max(1, keepdims=True, initial=0)
-            winners = (counts == best) & (best > 0)
-            shared = winners @ grade / np.maximum(winners.sum(1), 1)
-            out[j, p] = shared.mean()
-    return AtK(tuple(ks), out, out.mean(1))
 
 
 def bootstrap_interval(
@@ -250,24 +181,6 @@ def _r2(y: Array, fitted: Array, weight: Array | None = None) -> float:
     if total > 0:
         return float(1 - residual / total)
     return 1.0 if np.isclose(residual, 0) else -math.inf
-
-
-def _subsets(n: int, k: int, seed: Sequence[int], draws: int) -> Array:
-    """f64[S, n], 1 for a member: every subset of k of n, or `draws` random ones."""
-    if math.comb(n, k) <= draws:
-        members = np.array(list(itertools.combinations(range(n), k)))
-    else:
-        rng = np.random.default_rng(seed)
-        members = rng.random((draws, n)).argsort(1)[:, :k]
-    subsets = np.zeros((len(members), n))
-    np.put_along_axis(subsets, members, 1, axis=1)
-    return subsets
-
-
-def _check_ks(ks: Sequence[int], n: int) -> None:
-    for k in ks:
-        if not 1 <= k <= n:
-            raise ValueError(f"k={k} must lie between 1 and the {n} samples")
 
 
 def _check_level(level: float) -> None:

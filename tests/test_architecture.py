@@ -28,7 +28,7 @@ IMPORTERS = {
     "inspect": ("cli",),
     "cli": ("__main__",),
 }
-FOR_EVERYONE = ("types", "arrays", "config", "parallel", "statistics")
+FOR_EVERYONE = ("types", "arrays", "config", "parallel", "statistics", "selection")
 
 # Library -> modules of o1jax that may import it.
 LIBRARIES = {

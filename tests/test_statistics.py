@@ -1,6 +1,5 @@
-"""Estimators against enumeration, intervals against planted truth."""
+"""Intervals and fits against planted truth."""
 
-import itertools
 import math
 import subprocess
 import sys
@@ -9,89 +8,6 @@ import numpy as np
 import pytest
 
 from o1jax import statistics as stats
-
-
-def test_pass_at_k_equals_enumeration_of_all_subsets():
-    n = 6
-    for c in range(n + 1):
-        sample = [1] * c + [0] * (n - c)
-        for k in range(1, n + 1):
-            subsets = list(itertools.combinations(sample, k))
-            expected = sum(map(any, subsets)) / len(subsets)
-            estimate = stats.pass_at_k([c], n, [k])
-            assert estimate.per_problem[0, 0] == pytest.approx(expected, abs=1e-12)
-
-
-def test_pass_at_k_with_ragged_samples_and_large_n():
-    estimate = stats.pass_at_k([1, 1, 0], [2, 4, 8], [1, 2])
-    # One right of 2: 1/2, then certain. One right of 4: 1/4, then 2/4.
-    assert estimate.per_problem.tolist() == [[0.5, 0.25, 0.0], [1.0, 0.5, 0.0]]
-    assert estimate.mean == pytest.approx([0.25, 0.5])
-    # C(10000, 5000) overflows a float; the product doesn't. One right: k / n.
-    large = stats.pass_at_k([1], 10_000, [5000])
-    assert large.mean[0] == pytest.approx(0.5)
-
-
-def test_pass_at_k_is_unbiased():
-    """The mean over many draws of n samples is 1 - (1 - p)^k."""
-    correct = np.random.default_rng(0).binomial(10, 0.2, size=20_000)
-    estimate = stats.pass_at_k(correct, 10, [4])
-    # Standard error below 0.5 / sqrt(20,000) = 0.0035.
-    assert estimate.mean[0] == pytest.approx(1 - 0.8**4, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    "correct, n, k, message",
-    [
-        ([1], 4, 5, "k=5 must lie between 1 and the 4 samples"),
-        ([1, 1], [4, 2], 3, "k=3 must lie between 1 and the 2 samples"),
-        ([5], 4, 2, "correct must lie between 0 and the number of samples"),
-    ],
-)
-def test_pass_at_k_refuses(correct, n, k, message):
-    with pytest.raises(ValueError, match=message):
-        stats.pass_at_k(correct, n, [k])
-
-
-def vote(answers, grades):
-    """Expected grade of the commonest answer: the definition, by counting."""
-    seen = [a for a in answers if a is not None]
-    if not seen:
-        return 0.0
-    best = max(map(seen.count, seen))
-    winners = {a for a in seen if seen.count(a) == best}
-    return sum(grades[a] for a in winners) / len(winners)
-
-
-def test_majority_equals_enumeration_with_ties_and_missing_answers():
-    problems = [["a", "b", "b", "c", None], [3, 3, 3, 7, 7], [None] * 5]
-    grades = [{"a": 0.0, "b": 1.0, "c": 0.0}, {3: 0.0, 7: 1.0}, {}]
-    correct = [[g.get(x, 0.0) for x in row] for row, g in zip(problems, grades)]
-    ks = [1, 2, 3, 5]
-    estimate = stats.majority_at_k(problems, correct, ks)
-    for p, (row, grade) in enumerate(zip(problems, grades)):
-        for j, k in enumerate(ks):
-            every = [vote(s, grade) for s in itertools.combinations(row, k)]
-            assert estimate.per_problem[j, p] == pytest.approx(np.mean(every))
-    # Of a, b, b, c, None one sample is right with chance 2/5; of all five b wins.
-    assert estimate.per_problem[0, 0] == pytest.approx(0.4)
-    assert estimate.per_problem[3].tolist() == [1.0, 0.0, 0.0]
-
-
-def test_majority_by_sampling_is_near_the_exact_value_and_repeats():
-    rng = np.random.default_rng(1)
-    answers = rng.choice(4, p=[0.4, 0.3, 0.2, 0.1], size=(30, 12)).tolist()
-    correct = np.equal(answers, 0)
-    exact = stats.majority_at_k(answers, correct, [4], draws=math.comb(12, 4))
-    drawn = stats.majority_at_k(answers, correct, [4], draws=400)
-    # A problem's error is at most 0.5 / sqrt(400), the mean of 30 far less.
-    assert drawn.mean == pytest.approx(exact.mean, abs=0.02)
-    assert (drawn.per_problem != exact.per_problem).any()
-    again = stats.majority_at_k(answers, correct, [4], draws=400)
-    assert (drawn.per_problem == again.per_problem).all()
-    # A problem's draws don't depend on how many follow it.
-    fewer = stats.majority_at_k(answers[:5], correct[:5], [4], draws=400)
-    assert (fewer.per_problem == drawn.per_problem[:, :5]).all()
 
 
 def share_covered(shape, make, truth):
@@ -207,7 +123,6 @@ def test_power_and_line_recover_planted_parameters():
         (lambda: stats.paired_bootstrap([1, 2], [1]), "differ in shape"),
         (lambda: stats.bootstrap_interval([]), r"per_problem must be \[P\]"),
         (lambda: stats.bootstrap_interval([1], level=95), "level must lie"),
-        (lambda: stats.majority_at_k([["a"]], [[1, 0]], [1]), "answers must have"),
     ],
 )
 def test_bad_input_is_named(call, message):
