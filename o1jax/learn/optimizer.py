@@ -4,6 +4,8 @@ Weight decay touches matrices only, found by name: stacked norms have two axes a
 Loshchilov & Hutter 2017, arXiv 1711.05101.
 """
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,9 +57,22 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(
-    config: OptimizerConfig, steps: int
+    config: OptimizerConfig,
+    steps: int,
+    trainable: Callable[[Params], Params] | None = None,
 ) -> optax.GradientTransformation:
-    """The optimizer of a stage of `steps` updates."""
+    """The optimizer of a stage of `steps` updates.
+
+    trainable: params -> bools; default: all. The gradient of the others must be 0
+    already; this keeps weight decay from them.
+    """
+
+    def decays(params: Params) -> Params:
+        matrices = _is_matrix(params)
+        if trainable is None:
+            return matrices
+        return jax.tree.map(operator.and_, matrices, trainable(params))
+
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -66,7 +81,7 @@ def build_optimizer(
             b2=config.b2,
             eps=config.eps,
             weight_decay=config.weight_decay,
-            mask=_is_matrix,
+            mask=decays,
         ),
     )
 

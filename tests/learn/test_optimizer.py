@@ -94,3 +94,18 @@ def test_long_gradients_are_cut_to_the_norm_and_short_ones_left():
 def test_an_impossible_field_is_named(fields, culprit):
     with pytest.raises(ValueError, match=culprit):
         OptimizerConfig(**fields)
+
+
+def test_what_is_not_trainable_does_not_decay():
+    params = {
+        "net": {"kernel": jnp.ones((2, 2))},
+        "readout": {"kernel": jnp.ones((2, 2))},
+    }
+    config = OptimizerConfig(0.1, 0, "constant", weight_decay=0.5)
+    trainable = lambda _: {"net": {"kernel": False}, "readout": {"kernel": True}}
+    optimizer = build_optimizer(config, 10, trainable)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    # Decoupled decay: -0.1 * 0.5 * 1 where it applies.
+    np.testing.assert_allclose(updates["readout"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["net"]["kernel"], 0)
