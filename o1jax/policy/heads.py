@@ -23,11 +23,21 @@ class Unembed(nn.Module):
 
 
 class ScalarHead(nn.Module):
-    """One number per position, zero at initialisation."""
+    """One number per position, zero at initialisation.
+
+    With several heads [..., heads], random at first: equal ones would stay equal.
+    """
+
+    heads: int = 1
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
-        zeros = nn.initializers.zeros
-        kernel = self.param("kernel", zeros, (h.shape[-1], 1))
-        bias = self.param("bias", zeros, (1,))
-        return product(h.astype(jnp.float32), kernel)[..., 0] + bias[0]
+        D = h.shape[-1]
+        zeros, normal = nn.initializers.zeros, nn.initializers.truncated_normal
+        init = zeros if self.heads == 1 else normal(D**-0.5)
+        kernel = self.param("kernel", init, (D, self.heads))
+        bias = self.param("bias", zeros, (self.heads,))
+        out = product(h.astype(jnp.float32), kernel)
+        if self.heads == 1:
+            return out[..., 0] + bias[0]
+        return out + jnp.expand_dims(bias, range(h.ndim - 1))

@@ -135,18 +135,22 @@ class Policy(NamedTuple):
     extend: Extend | None = None  # only a search needs it
 
 
-def build_policy(config: PolicyConfig) -> Policy:
-    """The policy of a config. ValueError if the vocabulary is not known yet."""
+def build_policy(config: PolicyConfig, *, process_heads: int = 1) -> Policy:
+    """The policy of a config. ValueError if the vocabulary is not known yet.
+
+    With several process heads `PolicyOutput.process` is [..., heads]: for a reward
+    model, since a search wants one.
+    """
     if config.vocab < 1:
         raise ValueError("PolicyConfig.vocab is 0: take it from a tokenizer first")
-    net = _Network(config)
+    net = _Network(config, process_heads)
     return Policy(net.init, net.unstack, net.forward, net.start, net.step, net.extend)
 
 
 class _Network:
     """The modules of one config, and how they are put together."""
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, config: PolicyConfig, process_heads: int) -> None:
         kv_heads = config.kv_heads or config.heads
         self.config = config
         self.embed = Embed(config.vocab, config.width)
@@ -161,7 +165,7 @@ class _Network:
         self.norm = RMSNorm(config.norm_eps)
         self.unembed = Unembed(config.vocab)
         self.value = ScalarHead()
-        self.process = ScalarHead()
+        self.process = ScalarHead(process_heads)
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -1,0 +1,64 @@
+"""What a network's outputs say of each step: the read-outs of a reward model.
+
+In: logits f32[B, T, V] about token t, the tokens, where steps end. Out: f32[B, T],
+log-odds at step ends. "logodds" reads how likely the network finds the step itself; it
+generalises where a scalar head on the same trunk learns its traces by heart. "label" is
+the generative verifier of Zhang et al. 2024, arXiv 2408.15240.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from o1jax.reward.aggregate import log_odds
+
+
+def in_response(
+    prompt_length: jax.Array, length: jax.Array, tokens: int
+) -> jax.Array:  # bool[B, T]
+    """Where rows of `tokens` tokens hold their response."""
+    t = jnp.arange(tokens)[None]
+    return (t >= prompt_length[:, None]) & (t < length[:, None])
+
+
+def token_log_odds(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """f32[B, T]: log(p / (1 - p)) of each token.
+
+        x_c - log sum_{v != c} exp(x_v)
+
+    From log p alone the digits of 1 - p are lost where p is near 1, and with them the
+    gradient of the step's log-odds.
+    """
+    chex.assert_equal_shape_prefix([logits, tokens], 2)
+    other = jnp.arange(logits.shape[-1])[None, None] != tokens[..., None]
+    chosen = jnp.sum(logits, axis=-1, where=~other)
+    return chosen - jax.nn.logsumexp(logits, axis=-1, where=other)
+
+
+def step_log_odds(
+    token_logprob: jax.Array, step_end: jax.Array, prompt_length: jax.Array
+) -> jax.Array:
+    """f32[B, T]: log(P / (1 - P)) of the step that token t closes, or is inside of.
+
+    P(step) is the product of its tokens' probabilities, from the token behind the
+    previous step end (or the prompt) up to and with t: a sum of logs that begins anew
+    at each first token,
+        s_t = log p_t + s_{t-1},   s_t = log p_t where t is first
+    """
+    chex.assert_equal_shape([token_logprob, step_end])
+    t = jnp.arange(step_end.shape[1])[None]
+    first = (t == prompt_length[:, None]) | jnp.pad(step_end[:, :-1], ((0, 0), (1, 0)))
+
+    def join(a: tuple, b: tuple) -> tuple:
+        return a[0] | b[0], b[1] + jnp.where(b[0], 0.0, a[1])
+
+    # Not differences of one running sum: behind an unlikely step they round away what
+    # a likely one adds.
+    _, logprob = jax.lax.associative_scan(join, (first, token_logprob), axis=1)
+    return log_odds(logprob)
+
+
+def label_log_odds(logits: jax.Array, yes_id: int, no_id: int) -> jax.Array:
+    """f32[B, T] of logits [B, T + 1, V]: yes against no as the token behind token t."""
+    behind = logits[:, 1:]
+    return behind[..., yes_id] - behind[..., no_id]
