@@ -7,6 +7,7 @@ import pytest
 
 from o1jax.reward.aggregate import aggregate, at_last, log_odds, log_product
 
+worth_of = jax.jit(aggregate, static_argnames=("how", "empty"))
 HOWS = ("product", "min", "last", "mean")
 # Step probabilities of four texts; each rule prefers another one.
 TEXTS = [
@@ -38,7 +39,7 @@ def texts():
 @pytest.mark.parametrize("how", HOWS)
 def test_each_rule_prefers_another_text(how):
     with jax.numpy_dtype_promotion("strict"):
-        worth = aggregate(*texts(), how)
+        worth = worth_of(*texts(), how)
     assert worth.dtype == jnp.float32
     np.testing.assert_allclose(worth, WORTH[how], rtol=1e-5)
     assert np.argmax(worth) == WINNER[how]
@@ -49,7 +50,7 @@ def test_a_text_with_no_closed_step_is_worth_what_is_said(how):
     scores, step_end = texts()
     step_end = step_end.at[1].set(False)
     assert aggregate(scores, step_end, how)[1] == 0
-    worth = aggregate(scores, step_end, how, empty=0.25)
+    worth = worth_of(scores, step_end, how, empty=0.25)
     np.testing.assert_allclose(worth[1], 0.25)
     np.testing.assert_allclose(np.delete(worth, 1), np.delete(WORTH[how], 1), rtol=1e-5)
 
@@ -57,9 +58,9 @@ def test_a_text_with_no_closed_step_is_worth_what_is_said(how):
 @pytest.mark.parametrize("how", HOWS)
 def test_heads_go_in_front(how):
     scores, step_end = texts()
-    heads = aggregate(jnp.stack([scores, -scores]), step_end, how)
-    np.testing.assert_allclose(heads[0], aggregate(scores, step_end, how))
-    np.testing.assert_allclose(heads[1], aggregate(-scores, step_end, how))
+    heads = worth_of(jnp.stack([scores, -scores]), step_end, how)
+    np.testing.assert_allclose(heads[0], worth_of(scores, step_end, how), rtol=1e-6)
+    np.testing.assert_allclose(heads[1], worth_of(-scores, step_end, how), rtol=1e-6)
 
 
 def test_an_unknown_rule_is_refused():
@@ -81,11 +82,14 @@ def test_the_last_step_is_found_and_none_is_nothing():
     np.testing.assert_array_equal(at_last(x, step_end), [3, 0])
 
 
+with_gradient = jax.jit(jax.value_and_grad(log_odds))
+
+
 @pytest.mark.parametrize("p", [1e-30, 1e-3, 0.5, 0.999, 1 - 1e-9, 1 - 1e-15])
 def test_log_odds_from_a_log_probability(p):
-    value, gradient = jax.value_and_grad(log_odds)(jnp.float32(np.log(p)))
+    value, gradient = with_gradient(jnp.float32(np.log(p)))
     np.testing.assert_allclose(value, np.log(p) - np.log1p(-p), rtol=1e-4)
     np.testing.assert_allclose(gradient, 1 / (1 - p), rtol=2e-3)  # d / d log p
     # As far as it goes: p = 1.
-    value, gradient = jax.value_and_grad(log_odds)(jnp.float32(0))
+    value, gradient = with_gradient(jnp.float32(0))
     assert np.isfinite(value) and np.isfinite(gradient)
