@@ -134,7 +134,7 @@ def best_at_k(score: Array, value: Array, ks: Sequence[int]) -> AtK:
 def _best_weights(n: int, k: int) -> Array:
     """f64[n] of i = 1..n: w_n = k / n, w_{i-1} = w_i (i - k) / (i - 1)."""
     i = np.arange(n, 1, -1)
-    return (k / n * np.cumprod(np.r_[1.0, np.maximum(i - k, 0) / (i - 1)]))[::-1]
+    return (k / n * np.cumprod(np.r_[1.0, (i - k) / (i - 1)]))[::-1]
 
 
 def _subsets(n: int, k: int, seed: Sequence[int], draws: int) -> Array:

@@ -133,6 +133,14 @@ def test_weighted_vote_equals_enumeration():
     assert plain.per_problem[0, 0] == 0.5
 
 
+def test_equal_sums_tie_whatever_their_rounding():
+    assert 0.1 + 0.2 > 0.3  # in floating point
+    vote = selection.weighted_at_k(
+        [["a", "a", "b"]], [[0.1, 0.2, 0.3]], [[1, 1, 0]], [3]
+    )
+    assert vote.mean[0] == 0.5
+
+
 def test_a_good_scorer_lifts_the_vote_above_the_majority():
     rng = np.random.default_rng(0)
     answers = rng.choice(5, p=[0.3, 0.4, 0.1, 0.1, 0.1], size=(40, 32)).tolist()
