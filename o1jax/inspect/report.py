@@ -8,12 +8,20 @@ results.json, all keys optional, is what the parts of a run add their sections t
 
 text is Markdown. table is {"columns": [names], "rows": [[cell]]}; a cell is text, a
 number, null, or [value, lo, hi]. figure is one, or a list, of
-    {"kind": "curve" | "coverage" | "bars", "title", "x_label", "y_label", "series"}
+    {"kind", "title", "x_label", "y_label", "series"}
 with series [{"label", "x", "y", "lo", "hi"}] of equally long lists, null for a gap; and
+by kind
     curve     a series' own "y_label": a plot for each, stacked over a common x; or its
               "metric" instead of x and y: that metric of metrics.jsonl against step
     coverage  a series' "fit": {"a", "b", "r2"}, drawn as exp(a x^b); x is logarithmic
     bars      the figure's "categories" in place of x
+    reliability  x and y the mean probability and label of each bin, a series' "count"
+              the size of each, and its "ece" (optional), named in the legend
+    overoptimisation  x the KL in nats, a series' "role" "gold" or "proxy", and own
+              "y_label" as in curve; series of one label share a colour; gold's "fit":
+              {"form": "best_of_n" | "rl", "alpha", "beta", "start", "peak"}, drawn as
+              start + d (alpha - beta d) or d (alpha - beta log d), d = sqrt(x), start
+              the gold at 0; peak, a d, may be null
 What has no data is left out. A new kind is a function in plots.FIGURES.
 """
 
@@ -101,6 +109,7 @@ def _figures(section: Mapping, metrics: Mapping) -> list[dict]:
                 "x": figure.get("categories", one.get("x", [])),
                 "lo": one.get("lo") or y,
                 "hi": one.get("hi") or y,
+                "count": one.get("count") or y,
             }
             for name, values in lists.items():
                 if y and len(values) != len(y):

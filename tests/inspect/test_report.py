@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from o1jax.inspect import plots
+from o1jax.inspect import axes, plots
 from o1jax.inspect.report import format_cell, markdown_table, write_report
 
 COVERAGE = {
@@ -236,6 +236,15 @@ def test_only_columns_of_numbers_are_right_aligned():
             "section 'A': series None has 0 x for 1 y",
         ),
         (
+            [
+                {
+                    "name": "A",
+                    "figure": {"series": [{"x": [0], "y": [1], "count": [1, 2]}]},
+                }
+            ],
+            "has 2 count for 1 y",
+        ),
+        (
             [{"name": "A", "table": {"columns": ["a"], "rows": [[1, 2]]}}],
             "has 2 cells, not 1",
         ),
@@ -262,6 +271,6 @@ def test_missing_and_broken_files_are_named(tmp_path):
 
 
 def test_ticks_are_the_data_unless_their_labels_would_touch():
-    assert plots._ticks([128, 64, 32]).tolist() == [32, 64, 128]
+    assert axes.ticks([128, 64, 32]).tolist() == [32, 64, 128]
     close = [68, 68.015, 203.6, 271.7, 272.9, 539.6, 1087]
-    assert plots._ticks(close).tolist() == [100, 200, 500, 1000]
+    assert axes.ticks(close).tolist() == [100, 200, 500, 1000]
