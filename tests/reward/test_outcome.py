@@ -211,6 +211,7 @@ def test_misuse_of_a_grader():
         ([7, 2], [7], 0, 0),  # not closed
         ([7, 9, 7, 2], [7], 0, 0),  # something follows
         ([7, 9, 9, 2], [7], 0, 0),  # an empty last step
+        ([7, 9, 9, 2], [7, 9], 0, 1),  # no answer holds the mark
         ([9, 2], [5], 0, 0),  # nor is the prompt part of it
         ([9, 2], [], 0, 1),  # no answer, but the gold text
         ([2], [7], 0, 0),

@@ -82,7 +82,7 @@ def test_it_telescopes(gamma):
     """
     rng = np.random.default_rng(0)
     B, T = 64, 12
-    prompt = rng.integers(1, 5, B)
+    prompt = rng.integers(0, 5, B)
     length = prompt + rng.integers(1, 8, B)
     t = np.arange(T)
     response = (t >= prompt[:, None]) & (t < length[:, None])
