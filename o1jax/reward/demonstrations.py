@@ -7,9 +7,6 @@ the reward it pays. At its best f is log p_expert. Adversarial inverse RL: Fu et
 actions (without its shaping term); the optimum: Finn et al. 2016, arXiv 1611.03852.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import chex
 import flax.struct
 import jax
@@ -17,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from o1jax.reward.aggregate import at_last
+from o1jax.reward.losses import RewardObjective, Sums, bootstrap
 from o1jax.reward.model import RewardModel
 from o1jax.reward.preference import TextScore, text_score
 from o1jax.types import Params, StepLabels
-
-Sums = dict[str, jax.Array]
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -34,13 +30,6 @@ class Demonstrations:
     @property
     def tokens(self) -> jax.Array:  # i32[B, T]
         return self.labels.tokens
-
-
-class DemonstrationObjective(NamedTuple):
-    """What learn.objectives.Objective is, which is not imported here."""
-
-    weight: Callable[[Demonstrations], jax.Array]
-    total: Callable[[Params, Demonstrations], tuple[jax.Array, Sums]]
 
 
 def demonstrations(
@@ -114,19 +103,25 @@ def reward(f: jax.Array, logprob: jax.Array) -> jax.Array:
 
 def demonstration_objective(
     model: RewardModel, how: TextScore = "last"
-) -> DemonstrationObjective:
+) -> RewardObjective:
     """The discriminator of whole responses, f being the model's score of a text.
 
     How a text's score is made of its steps: preference.text_score. Of several heads
-    each learns from all, and the loss is their mean.
+    each learns from its own bootstrap of the rows, and the loss is their mean.
     """
+    heads = model.config.heads
+
+    def resampled(labels: StepLabels) -> jax.Array:
+        """f32[K, B]"""
+        weight = at_last(labels.weight, labels.step_end)
+        return bootstrap(labels.tokens, labels.length, heads) * weight[None]
 
     def weight(batch: Demonstrations) -> jax.Array:
-        return jnp.sum(batch.labels.weight)
+        return jnp.sum(resampled(batch.labels)) / heads
 
     def total(params: Params, batch: Demonstrations) -> tuple[jax.Array, Sums]:
-        labels = batch.labels
-        chex.assert_shape(batch.logprob, labels.tokens.shape[:1])
+        labels, B = batch.labels, batch.tokens.shape[0]
+        chex.assert_shape(batch.logprob, (B,))
         scores = model.score(
             params,
             labels.tokens,
@@ -134,14 +129,10 @@ def demonstration_objective(
             labels.length,
             labels.step_end,
         )
-        f = text_score(scores, labels.step_end, how)
-        row = (
-            batch.logprob,
-            *(at_last(x, labels.step_end) for x in (labels.label, labels.weight)),
-        )
-        if f.ndim == 1:
-            return discriminator_loss(f, *row)
-        sums = jax.vmap(lambda head: discriminator_loss(head, *row))(f)
-        return jax.tree.map(jnp.mean, sums)
+        f = jnp.reshape(text_score(scores, labels.step_end, how), (heads, B))
+        is_expert = at_last(labels.label, labels.step_end)
+        of_head = lambda f, w: discriminator_loss(f, batch.logprob, is_expert, w)
+        of_heads = jax.vmap(of_head)(f, resampled(labels))
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), of_heads)
 
-    return DemonstrationObjective(weight, total)
+    return RewardObjective(weight, total)

@@ -6,19 +6,18 @@ https://arxiv.org/abs/2203.02155), or each candidate's Borda count, as in LLaMA-
 (Zhang et al. 2024, https://arxiv.org/abs/2410.02884).
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from o1jax.reward.aggregate import at_last, log_product
+from o1jax.reward.losses import RewardObjective, Sums, bootstrap, pair_loss
 from o1jax.reward.model import RewardModel
 from o1jax.types import Params
 
 TextScore = Literal["last", "sum", "product"]
-Sums = dict[str, jax.Array]
 
 
 class PairRows(Protocol):
@@ -30,13 +29,6 @@ class PairRows(Protocol):
     step_end: jax.Array  # bool[R, 2, T]
     weight: jax.Array  # f32[R]
     margin: jax.Array  # f32[R]
-
-
-class PairObjective(NamedTuple):
-    """What learn.objectives.Objective is, which is not imported here."""
-
-    weight: Callable[[PairRows], jax.Array]
-    total: Callable[[Params, PairRows], tuple[jax.Array, Sums]]
 
 
 def text_score(scores: jax.Array, step_end: jax.Array, how: TextScore) -> jax.Array:
@@ -57,15 +49,23 @@ def text_score(scores: jax.Array, step_end: jax.Array, how: TextScore) -> jax.Ar
     return jnp.sum(scores, axis=-1, where=step_end)
 
 
-def preference_objective(model: RewardModel, how: TextScore = "last") -> PairObjective:
+def preference_objective(
+    model: RewardModel, how: TextScore = "last"
+) -> RewardObjective:
     """Bradley-Terry: P(chosen is better) = sigmoid(its score - the other's - margin).
 
-    One forward reads both sides. Of several heads each learns from every pair, and the
-    loss is their mean.
+    One forward reads both sides. Of several heads each learns from its own bootstrap of
+    the pairs, those with the same chosen text together, and the loss is their mean.
     """
+    heads = model.config.heads
+
+    def resampled(batch: PairRows) -> jax.Array:
+        """f32[K, R]"""
+        rows = bootstrap(batch.tokens[:, 0], batch.length[:, 0], heads)
+        return rows * batch.weight[None]
 
     def weight(batch: PairRows) -> jax.Array:
-        return jnp.sum(batch.weight)
+        return jnp.sum(resampled(batch)) / heads
 
     def total(params: Params, batch: PairRows) -> tuple[jax.Array, Sums]:
         R = batch.tokens.shape[0]
@@ -79,24 +79,12 @@ def preference_objective(model: RewardModel, how: TextScore = "last") -> PairObj
             rows(batch.length),
             step_end,
         )
-        text = text_score(scores, step_end, how)
-        text = jnp.reshape(text, (-1, R, 2))  # [K, R, 2], K = 1 of a single head
-        sums = jax.vmap(lambda s: _pair_loss(s[:, 0], s[:, 1], batch))(text)
-        sums = jax.tree.map(jnp.mean, sums)
-        return sums["loss"], sums
+        text = jnp.reshape(text_score(scores, step_end, how), (heads, R, 2))
+        of_head = lambda s, w: pair_loss(s[:, 0], s[:, 1], w, batch.margin)
+        of_heads = jax.vmap(of_head)(text, resampled(batch))
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), of_heads)
 
-    return PairObjective(weight, total)
-
-
-def _pair_loss(chosen: jax.Array, rejected: jax.Array, batch: PairRows) -> Sums:
-    """-log sigmoid(chosen - rejected - margin) of pairs f32[R], and metrics, summed."""
-    gap = chosen - rejected
-    loss = batch.weight * jax.nn.softplus(batch.margin - gap)
-    return {
-        "loss": jnp.sum(loss),
-        "pair_accuracy": jnp.sum(batch.weight, where=gap > 0),
-        "score_gap": jnp.sum(batch.weight * gap),
-    }
+    return RewardObjective(weight, total)
 
 
 def win_probability(scores: jax.Array) -> jax.Array:

@@ -163,6 +163,8 @@ def test_right_samples_against_wrong_ones() -> None:
         few = pairs_of_samples("?", texts, grades, 3, rng)
         assert sorted(p.chosen for p in few) == ["a", "b", "c"]
         assert sorted(p.rejected for p in few) == ["x", "y", "z"]
+    alone = {pairs_of_samples("?", texts, grades, 1, rng)[0] for _ in range(100)}
+    assert len(alone) == 9  # which pair it is, is drawn
     # 2 right and 4 wrong share a factor: the wheels alone would meet 4 of 8 times.
     all_pairs = pairs_of_samples("?", "abwxyz", [1, 1, 0, 0, 0, 0], 100, rng)
     assert len(set(all_pairs)) == 8

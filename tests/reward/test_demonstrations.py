@@ -17,6 +17,7 @@ from o1jax.reward.demonstrations import (
     discriminator_loss,
     reward,
 )
+from o1jax.reward.losses import bootstrap
 from o1jax.reward.model import RewardModel, RewardModelConfig, build_reward_model
 from o1jax.types import StepLabels, TrainState
 
@@ -237,14 +238,19 @@ def lenient(any_rank):
 def test_heads_share_the_mean_of_their_losses(learned, lenient, jit):
     model, params, batch = learned
     labels = batch(6).labels
-    total = jit(demonstration_objective(model, "sum").total)
+    objective = demonstration_objective(model, "sum")
+    total = jit(objective.total)
     scores = jit(model.score)(
         params, labels.tokens, labels.prompt_length, labels.length, labels.step_end
     )
     f = np.asarray(scores).sum(-1)
     assert f.shape == (3, 4) and np.ptp(f, axis=0).min() > 1e-3  # the heads differ
     y, logit = np.array([1, 1, 0, 0]), f - np.array([-2, -2, -1, -1])
-    expected = np.mean(np.sum(np.log1p(np.exp(logit)) - y * logit, axis=1))
+    seen = np.asarray(bootstrap(labels.tokens, labels.length, 3))
+    assert len({tuple(head) for head in seen}) == 3  # and so does what they learn from
+    loss = seen * (np.log1p(np.exp(logit)) - y * logit)
+    expected = np.mean(np.sum(loss, axis=1))
+    np.testing.assert_allclose(objective.weight(batch(6)), seen.sum() / 3, rtol=1e-6)
     np.testing.assert_allclose(total(params, batch(6))[0], expected, rtol=1e-5)
     np.testing.assert_allclose(total(params, batch(9))[0], expected, rtol=1e-5)
 

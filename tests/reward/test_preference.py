@@ -13,6 +13,7 @@ from o1jax.learn.objectives import Objective
 from o1jax.learn.update import build_update
 from o1jax.policy.policy import Policy
 from o1jax.reward.implicit import implicit_reward_model
+from o1jax.reward.losses import bootstrap
 from o1jax.reward.model import RewardModel, RewardModelConfig, build_reward_model
 from o1jax.reward.preference import (
     borda,
@@ -136,7 +137,8 @@ def learned(make, jit):
             tokens=padded,
             prompt_length=np.array([2, 1, 2, 2], np.int32),
             length=length,
-            step_end=(place == 3) | (place == length[..., None] - 1),
+            # Place 1 is in the prompt of all rows but one, where it ends nothing.
+            step_end=(place == 1) | (place == 3) | (place == length[..., None] - 1),
             weight=np.array([1.0, 2.0, 0.5, 1.0], np.float32),
             margin=np.array([0.0, 0.5, 0.0, 1.0], np.float32),
         )
@@ -154,7 +156,8 @@ def lenient(any_rank):
 def test_one_forward_reads_both_sides_of_every_head(learned, lenient, jit):
     model, params, batch = learned
     pairs = batch(6)
-    total = jit(preference_objective(model, "sum").total)
+    objective = preference_objective(model, "sum")
+    total = jit(objective.total)
     score = jit(model.score)
     sides = [
         np.asarray(
@@ -170,7 +173,11 @@ def test_one_forward_reads_both_sides_of_every_head(learned, lenient, jit):
     ]
     gap = sides[0] - sides[1] - pairs.margin
     assert gap.shape == (3, 4) and np.ptp(gap, axis=0).min() > 1e-3  # heads differ
-    expected = np.mean(np.sum(pairs.weight * np.log1p(np.exp(-gap)), axis=1))
+    seen = np.asarray(bootstrap(pairs.tokens[:, 0], pairs.length[:, 0], 3))
+    assert len({tuple(head) for head in seen}) == 3  # and so does what they learn from
+    weight = seen * pairs.weight
+    expected = np.mean(np.sum(weight * np.log1p(np.exp(-gap)), axis=1))
+    np.testing.assert_allclose(objective.weight(pairs), np.sum(weight) / 3, rtol=1e-6)
     np.testing.assert_allclose(total(params, pairs)[0], expected, rtol=1e-5)
     np.testing.assert_allclose(total(params, batch(8))[0], expected, rtol=1e-5)
 
