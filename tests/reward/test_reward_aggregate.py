@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from o1jax.loop.searching import select
 from o1jax.reward.aggregate import aggregate, at_last, log_odds, log_product
 
 worth_of = jax.jit(aggregate, static_argnames=("how", "empty"))
@@ -93,3 +94,10 @@ def test_log_odds_from_a_log_probability(p):
     # As far as it goes: p = 1.
     value, gradient = with_gradient(jnp.float32(0))
     assert np.isfinite(value) and np.isfinite(gradient)
+
+
+@pytest.mark.parametrize("how, best", [("max", 0), ("weighted", 1), ("majority", 3)])
+def test_each_way_to_choose_among_answers_has_another_winner(how, best):
+    votes = ["c", "a", "a", "b", "b", "b"]
+    score = np.array([0.9, 0.8, 0.7, 0.4, 0.4, 0.4])  # a: 1.5, b: 1.2
+    assert select(how, votes, score, np.ones(6)) == best
