@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from o1jax.reward.label_cost import METHODS, label_costs, needed, replayed
 from o1jax.reward.labels import (
     by_binary_search,
     by_rollouts,
@@ -247,6 +248,50 @@ def test_soft_and_hard_are_floats_of_any_counts(dtype):
     np.testing.assert_array_equal(hard(successes), [[0, 1], [1, 1]])
     np.testing.assert_array_equal(soft(np.array([0, 1]), np.array([0, 2])), [0, 0.5])
     assert soft(successes, 4).dtype == hard(successes).dtype == np.float32
+
+
+# What they cost.
+
+
+def test_methods_are_compared_on_the_same_continuations():
+    """Two traces of four steps: one ended right, of the other step 3 is wrong.
+
+    At 2 rollouts of a step: every step but the last costs 2 x 3 x 2 = 12 of 2 traces,
+    that of wrong traces only 6, and halving asks 2 steps (right: its first rollout is
+    not, its second is) and 3 steps (wrong): 2 + 2.
+    """
+    outcomes = np.zeros((2, 4, 3), bool)
+    outcomes[0] = [[1, 1, 1], [1, 0, 1], [0, 0, 1], [1, 1, 1]]
+    outcomes[1] = [[1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    costs = label_costs([4, 4], [True, False], outcomes, sizes=(2,))
+    assert [cost.method for cost in costs] == list(METHODS)
+    assert [cost.used * 2 for cost in costs] == [12, 6, 4]
+    expected = [
+        [[1, 0.5, 0, 1], [1, 0.5, 0, 0]],
+        [[1, 1, 1, 1], [1, 0.5, 0, 0]],
+        [[1, 1, 1, 1], [1, 1, 0, 0]],
+    ]
+    for cost, value in zip(costs, expected):
+        np.testing.assert_array_equal(cost.value, value)
+        assert cost.value.dtype == np.float32
+
+
+def test_continuations_are_served_once_and_in_order():
+    outcomes = np.arange(12).reshape(2, 2, 3)
+    succeeds = replayed(outcomes)
+    ask = lambda trace, steps, count: succeeds(np.array(trace), np.array(steps), count)
+    np.testing.assert_array_equal(ask([0, 1], [2, 1], 2), [[3, 4], [6, 7]])
+    np.testing.assert_array_equal(ask([1, 1], [1, 2], 1), [[8], [9]])
+    with pytest.raises(ValueError, match="more than 3 rollouts"):
+        ask([1], [1], 1)
+
+
+def test_what_a_method_needs_lies_on_a_line_in_log_rollouts():
+    used, quality = [1, 4, 16], [0.6, 0.8, 0.9]
+    assert needed(used, quality, 0.5) == 1
+    assert needed(used, quality, 0.8) == pytest.approx(4)
+    assert needed(used, quality, 0.85) == pytest.approx(8)  # half-way in the log
+    assert needed(used, quality, 0.95) == math.inf
 
 
 # The record.
