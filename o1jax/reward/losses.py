@@ -169,8 +169,8 @@ def language_loss(
         T = labels.step_end.shape[1]
         ends = jnp.where(labels.step_end, jnp.arange(T)[None], T)
         own = jax.lax.cummin(ends, axis=1, reverse=True)  # end of token t's step
+        # Behind the last end that is the row's last place, which has no weight then.
         weight = jnp.take_along_axis(right, jnp.minimum(own, T - 1), axis=1)
-        weight = jnp.where(own < T, weight, 0.0)
     return -jnp.sum(weight * token_logprob)
 
 
