@@ -12,13 +12,14 @@ from o1jax.data.tokenizer import TokenizerConfig
 from o1jax.loop.compare import Compare
 from o1jax.loop.evaluate import Evaluate
 from o1jax.loop.imitate import Imitate
+from o1jax.loop.reward_model import TrainReward
 from o1jax.parallel.mesh import MeshConfig
 from o1jax.policy.policy import PolicyConfig
 from o1jax.rollout.decode import SamplerConfig
 from o1jax.tasks import Chain
 from o1jax.tasks.task import Task
 
-Stage = Imitate | Evaluate | Compare
+Stage = Imitate | TrainReward | Evaluate | Compare
 
 
 @configurable

@@ -50,6 +50,7 @@ class Learner(NamedTuple):
     kind: str = "train"  # of its account in the ledger
     prefix: str = ""  # of the names of its metrics
     shown: tuple[str, ...] = ("loss", "accuracy", "valid_loss")  # on the progress bar
+    trainable: Callable[[Params], Params] | None = None  # default: all
 
 
 class Standing(NamedTuple):
@@ -71,7 +72,7 @@ def train(run: Workdir, config: Schedule, learner: Learner, params: Params) -> S
         ) as saved,
         prefetch(learner.stream) as batches,
     ):
-        optimizer = build_optimizer(config.optimizer, config.steps)
+        optimizer = build_optimizer(config.optimizer, config.steps, learner.trainable)
         _, key = jax.random.split(run.key)
         state = new_state(
             params, optimizer, key, mesh=run.mesh, rules=TRANSFORMER_RULES

@@ -2,6 +2,7 @@
 
     config.gin  tokenizer.model  metrics.jsonl  tensorboard/
     checkpoints/01-chain/000350/     one folder a training stage
+    rewards/02-reward/000300/        one a reward model, with the data it learned from
     stages/01-chain.json             written when a stage is done
     predictions/02-after.jsonl       one file an evaluation
     results.json  report.md  report.png
@@ -29,9 +30,13 @@ from o1jax.loop.checkpoint import CheckpointError, restore_params
 from o1jax.loop.ledger import Ledger
 from o1jax.parallel.mesh import build_mesh
 from o1jax.parallel.sharding import TRANSFORMER_RULES, shard
-from o1jax.policy.policy import Policy, build_policy
+from o1jax.policy.policy import Policy, PolicyConfig, build_policy
+from o1jax.reward.model import RewardModel, build_reward_model
+from o1jax.reward.versions import Weights
 from o1jax.tasks.task import Task
 from o1jax.types import Params
+
+TRAINS_POLICY = ("imitate",)  # kinds of stages that leave new parameters
 
 
 class StageRecord(NamedTuple):
@@ -92,14 +97,19 @@ class Workdir:
 
     @functools.cached_property
     def policy(self) -> Policy:
-        """The policy, with a vocabulary at least as large as the tokenizer's."""
+        """The policy's functions."""
+        return build_policy(self.policy_config)
+
+    @functools.cached_property
+    def policy_config(self) -> PolicyConfig:
+        """The policy's size, its vocabulary at least as large as the tokenizer's."""
         config = self.experiment.policy
         size = self.tokenizer.vocab_size
         if 0 < config.vocab < size:
             raise ValueError(
                 f"PolicyConfig.vocab is {config.vocab}, but the tokenizer has {size}"
             )
-        return build_policy(replace(config, vocab=config.vocab or size))
+        return replace(config, vocab=config.vocab or size)
 
     def current_params(self) -> Params:
         """Parameters after the stages so far; fresh ones if none has trained."""
@@ -121,6 +131,35 @@ class Workdir:
         """The folder of a training stage."""
         name = self.experiment.stages[index].name
         return self.path / "checkpoints" / f"{index:02d}-{name}"
+
+    def rewards(self, index: int) -> Path:
+        """The folder of a reward model."""
+        name = self.experiment.stages[index].name
+        return self.path / "rewards" / f"{index:02d}-{name}"
+
+    def build_reward_model(self, stage: Any) -> RewardModel:
+        """The reward model of a TrainReward stage, without its parameters."""
+        config, tokenizer = stage.model, self.tokenizer
+        ids = {}
+        for name in ("yes", "no"):
+            if word := getattr(config, name):
+                ids[f"{name}_id"] = tokenizer.id_of(word)
+        return build_reward_model(config, self.policy_config, **ids)
+
+    def reward_model(self, name: str) -> tuple[RewardModel, Weights]:
+        """A trained reward model, by the name of its stage."""
+        stages = self.experiment.stages
+        rewards = {s.name: i for i, s in enumerate(stages) if hasattr(s, "learns")}
+        if name not in rewards:
+            known = ", ".join(rewards) or "it has none"
+            raise ValueError(f"no reward model {name!r} in {self.path}: {known}")
+        index = rewards[name]
+        if not self._record_file(index).exists():
+            raise ValueError(f"reward model {name!r} is not trained yet: run it first")
+        step = self._read(index).steps
+        restored = restore_params(self.rewards(index), step).params
+        params = shard(restored, TRANSFORMER_RULES, self.mesh)
+        return self.build_reward_model(stages[index]), Weights(params, step)
 
     def predictions(self, index: int) -> Path:
         """The file of an evaluation."""
@@ -144,7 +183,7 @@ class Workdir:
         )
         records = [self._read(i) for i in range(done)]
         while done < len(stages) and not self._has_checkpoint(done):
-            trained = [i for i in range(done) if records[i].steps]
+            trained = [i for i in range(done) if records[i].kind in TRAINS_POLICY]
             if not trained:
                 break
             try:

@@ -1,0 +1,216 @@
+"""Training a reward model on what the policy writes.
+
+In: the run so far and a TrainReward config. Out: its record; the model's parameters are
+in the stage's folder, from where `Workdir.reward_model` reads them, and the policy
+stays as it is. The loop is train.py's and the data reward_data.py's; here is which loss
+goes with which data, and how good the model is on held-out traces.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+
+from o1jax.config import configurable
+from o1jax.data.rows import RowStream
+from o1jax.learn.objectives import Objective
+from o1jax.learn.optimizer import OptimizerConfig
+from o1jax.loop.labelling import Labels
+from o1jax.loop.ledger import count_flops
+from o1jax.loop.probe import Probe
+from o1jax.loop.reward_data import Data, held_out_traces, prepare
+from o1jax.loop.reward_sections import section
+from o1jax.loop.traces import TraceConfig, Traces, up_to_first_error
+from o1jax.loop.train import Learner, train
+from o1jax.loop.workdir import StageRecord, Workdir
+from o1jax.reward.demonstrations import demonstration_objective
+from o1jax.reward.losses import reward_objective
+from o1jax.reward.metrics import judge, step_auc
+from o1jax.reward.model import RewardModel, RewardModelConfig
+from o1jax.reward.preference import preference_objective
+from o1jax.tasks.task import Task
+from o1jax.types import Params, StepLabels
+
+Learns = Literal["steps", "outcome", "pairs", "demonstrations"]
+RESAMPLES = 200  # of the interval of the AUC
+ROWS_AT_ONCE = 256  # held-out traces scored by a call
+
+
+@configurable
+@dataclass(frozen=True)
+class TrainReward:
+    """A reward model, trained on traces that the policy samples."""
+
+    name: str = "reward"
+    task: Task | None = None  # default: the experiment's
+    # steps: is each step right; outcome: is the answer; pairs: which of two answers is
+    # better; demonstrations: is it the expert's or the policy's.
+    learns: Learns = "steps"
+    model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    traces: TraceConfig = field(default_factory=TraceConfig)
+    labels: Labels = field(default_factory=Labels)  # of steps
+    pairs_file: str = ""  # a JSONL of pairs; "": right against wrong samples
+    pairs_a_question: int = 4  # at most, of samples
+    language_weight: float = 0.0  # of next-token prediction on what is right
+    rows: int = 64  # of a batch
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-3)
+    )
+    steps: int = 300
+    microbatches: int = 1
+    probe: Probe = field(default_factory=lambda: Probe(every=100))
+    held_out: TraceConfig = field(default_factory=lambda: TraceConfig(256, 2))
+    # How often to save changes nothing else, so it may differ when a run is resumed.
+    checkpoint_every: int = field(default=200, metadata={"identity": False})
+    keep: int = field(default=1, metadata={"identity": False})  # checkpoints
+
+    def __post_init__(self) -> None:
+        if self.learns not in get_args(Learns):
+            raise ValueError(f"learns must be one of {', '.join(get_args(Learns))}")
+        whole = ("pairs_a_question", "rows", "steps", "microbatches", "keep")
+        for name in (*whole, "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if not self.language_weight >= 0:
+            raise ValueError("language_weight must not be negative")
+        if self.rows % self.microbatches:
+            raise ValueError(
+                f"microbatches ({self.microbatches}) must divide rows ({self.rows})"
+            )
+        if self.language_weight and self.learns not in ("steps", "outcome"):
+            raise ValueError(f"language_weight is not for learns {self.learns!r}")
+        if self.pairs_file and self.learns != "pairs":
+            raise ValueError(f"pairs_file is for learns 'pairs', not {self.learns!r}")
+        samples = self.traces.samples
+        if self.learns == "pairs" and not self.pairs_file and samples < 2:
+            raise ValueError("learns 'pairs' needs TraceConfig.samples of at least 2")
+        if self.probe.stop_at:
+            raise ValueError("probe.stop_at is an accuracy, which a reward has not")
+
+
+def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:
+    """Samples, labels, trains, and judges on held-out traces."""
+    data = prepare(run, index, config)
+    model = run.build_reward_model(config)
+    judged = Judge(run, config, model)
+    learner = Learner(
+        objective=objective_of(model, config),
+        stream=_stream(run, config, data),
+        probe=judged.quick,
+        folder=run.rewards(index),
+        kind="reward",
+        prefix="reward_",
+        shown=("loss", "accuracy", "auc"),
+        trainable=model.trainable,
+    )
+    key = jax.random.fold_in(run.key, 6)
+    params = model.init(key, run.current_params())
+    at = train(run, config, learner, params)
+    steps = int(at.state.step)
+    results = {
+        "learns": config.learns,
+        "readout": config.model.readout,
+        "steps": steps,
+        **data.facts,
+        "judged": judged.full(at.state.params),
+    }
+    return StageRecord(
+        name=config.name,
+        kind="reward",
+        steps=steps,
+        seconds=at.seconds,
+        ledger=run.ledger.state(),
+        results=results,
+        sections=[section(config.name, results)],
+    )
+
+
+def objective_of(model: RewardModel, config: TrainReward) -> Objective:
+    """The loss that goes with what the model learns from."""
+    whole = "product" if config.model.readout == "logodds" else "last"
+    if config.learns == "pairs":
+        return Objective(*preference_objective(model, whole))
+    if config.learns == "demonstrations":
+        return Objective(*demonstration_objective(model, whole))
+    level = "step" if config.learns == "steps" else "outcome"
+    weight = config.language_weight
+    return Objective(*reward_objective(model, level=level, language_weight=weight))
+
+
+class Judge:
+    """How good a reward model is, on traces that all models of the run share."""
+
+    def __init__(self, run: Workdir, config: TrainReward, model: RewardModel) -> None:
+        self._run, self._config, self._model = run, config, model
+        self._score = jax.jit(model.score)
+
+    @functools.cached_property
+    def _traces(self) -> Traces:
+        run, config = self._run, self._config
+        found = held_out_traces(run, config.held_out, run.task(config))
+        return found.rows(np.flatnonzero(found.steps))
+
+    def quick(self, params: Params) -> dict[str, float]:
+        """Step AUC alone; nothing where all steps are right, or none."""
+        probability, truth = self._probability(params), self._truth
+        known = truth.weight > 0
+        auc = step_auc(probability[known], truth.label[known])
+        return {} if math.isnan(auc) else {"auc": auc}
+
+    def full(self, params: Params) -> dict[str, Any]:
+        """All that metrics.judge says; None for what is undefined."""
+        said = judge(self._probability(params), self._truth, resamples=RESAMPLES)
+        undefined = lambda x: isinstance(x, float) and math.isnan(x)
+        return {name: None if undefined(x) else x for name, x in said.items()}
+
+    @functools.cached_property
+    def _truth(self) -> StepLabels:
+        """The oracle's labels, up to the first error of each trace."""
+        traces = self._traces
+        known = up_to_first_error(traces.step_end, traces.verdict)
+        return StepLabels(
+            tokens=traces.tokens,
+            prompt_length=traces.prompt_length,
+            length=traces.length,
+            step_end=traces.step_end,
+            label=traces.verdict,
+            weight=known.astype(np.float32),
+        )
+
+    def _probability(self, params: Params) -> np.ndarray:
+        """f64[R, T]: sigmoid of the scores; the mean over heads."""
+        traces, found = self._traces, []
+        rows = (traces.tokens, traces.prompt_length, traces.length, traces.step_end)
+        for start in range(0, len(traces.length), ROWS_AT_ONCE):
+            part = [x[start : start + ROWS_AT_ONCE] for x in rows]
+            short = ROWS_AT_ONCE - len(part[0])
+            part = [np.pad(x, ((0, short), *[(0, 0)] * (x.ndim - 1))) for x in part]
+            scores = np.asarray(self._score(params, *part), np.float64)
+            scores = scores.reshape(-1, *scores.shape[-2:])
+            probability = (1 / (1 + np.exp(-scores))).mean(axis=0)
+            found.append(probability[: ROWS_AT_ONCE - short])
+        if not self._flops:
+            self._flops = count_flops(self._model.score, params, *part).flops
+        calls = len(found)
+        self._run.ledger.add(
+            "evaluate",
+            tokens=calls * ROWS_AT_ONCE * traces.tokens.shape[1],
+            flops=calls * self._flops,
+        )
+        return np.concatenate(found)
+
+    _flops: int = 0  # of a call
+
+
+def _stream(run: Workdir, config: TrainReward, data: Data) -> RowStream:
+    return RowStream(
+        data.rows,
+        rows=config.rows,
+        seed=run.experiment.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        identity={"kind": f"reward {config.learns}"},
+    )

@@ -1,0 +1,185 @@
+"""How continuations of sampled traces end: what Monte-Carlo labels ask for.
+
+In: traces. Out: a function (traces, steps, count) -> which of `count` continuations
+behind so many steps end right (reward.labels.Succeeds). The traces are read once; every
+continuation attends to the keys and values of that reading. Grading is the task's.
+"""
+
+import functools
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from o1jax.loop.answer import request_keys
+from o1jax.loop.ledger import count_flops
+from o1jax.loop.traces import Traces
+from o1jax.loop.workdir import Workdir
+from o1jax.policy.policy import Policy
+from o1jax.rollout.continuation import (
+    NONE,
+    Continuations,
+    Prefixes,
+    continue_from,
+    read_prefixes,
+)
+from o1jax.rollout.sampling import SamplingConfig
+from o1jax.tasks.task import Task
+from o1jax.types import Params
+
+LEAST = 32  # traces of a call: fewer are filled up, so that few programs are compiled
+
+
+class Continued(NamedTuple):
+    """Texts that continue beginnings of traces; flat, in the order asked for."""
+
+    trace: np.ndarray  # i32[N]
+    steps: np.ndarray  # i32[N]
+    text: list[str]  # [N]  the whole response, its beginning included
+    grade: np.ndarray  # f64[N]
+
+
+class Programs:
+    """What is compiled, once for all chunks of traces of `length` tokens a row."""
+
+    def __init__(self, run: Workdir, sampling: SamplingConfig, length: int) -> None:
+        config = run.experiment.sampler
+        self.read = jax.jit(
+            functools.partial(read_prefixes, run.policy, sampling=sampling)
+        )
+        self._continue = functools.partial(
+            continue_from,
+            run.policy,
+            sampling=sampling,
+            stop_ids=config.stop_ids or (run.tokenizer.eos_id,),
+            max_new_tokens=config.max_new_tokens,
+        )
+        self.draw = jax.jit(self._draw, static_argnames="count")
+        self.read_flops, self.draw_flops = self._flops(
+            run.policy, length, length + config.max_new_tokens
+        )
+
+    def _draw(
+        self,
+        params: Params,
+        prefixes: Prefixes,
+        rows: jax.Array,
+        at: jax.Array,
+        number: jax.Array,
+        keys: jax.Array,
+        *,
+        count: int,
+    ) -> Continuations:
+        """`count` continuations of place `at` i32[R] of traces `rows` i32[R].
+
+        number i32[R]: how many of it were drawn before.
+        """
+        fold = jax.vmap(jax.random.fold_in)
+        keys = fold(keys, jnp.maximum(at, 0))
+        several = lambda key, n: jax.vmap(functools.partial(jax.random.fold_in, key))(
+            n + jnp.arange(count)
+        )
+        return self._continue(
+            params,
+            prefixes.take(rows),
+            jnp.broadcast_to(at[:, None], (len(at), count)),
+            jax.vmap(several)(keys, number),
+        )
+
+    def _flops(self, policy: Policy, length: int, capacity: int) -> tuple[float, float]:
+        """Of a token of a trace, and of one drawn, over all that it may attend to."""
+        params = jax.eval_shape(policy.init, jax.random.key(0))
+        row = jax.ShapeDtypeStruct((1,), jnp.int32)
+        trace = jax.ShapeDtypeStruct((1, length), jnp.int32)
+        start = functools.partial(policy.start, capacity=capacity)
+        _, cache = jax.eval_shape(start, params, trace, row)
+        return (
+            count_flops(self.read, params, trace, trace).flops / length,
+            count_flops(policy.step, params, cache, row).flops,
+        )
+
+
+class Continuer:
+    """Continues beginnings of the traces of one chunk; call it as Succeeds is called.
+
+    `first` is the number of the chunk's first trace: what is drawn for a trace does not
+    depend on the chunk it is in.
+    """
+
+    def __init__(
+        self,
+        run: Workdir,
+        programs: Programs,
+        params: Params,
+        traces: Traces,
+        key: jax.Array,
+        *,
+        task: Task,
+        first: int = 0,
+    ) -> None:
+        self._run, self._programs, self._params = run, programs, params
+        self._traces, self._task, self._ends = traces, task, traces.ends
+        self._keys = request_keys(key, first + jnp.arange(len(traces.texts)))
+        self._drawn = np.zeros(self._ends.shape, int)  # continuations of each place
+        self.continued: list[Continued] = []
+        began = time.monotonic()
+        self._prefixes: Prefixes = programs.read(params, traces.tokens, self._ends)
+        self._book(traces.tokens.size, programs.read_flops, began)
+
+    def __call__(self, trace: np.ndarray, steps: np.ndarray, count: int) -> np.ndarray:
+        """bool[R, count]: which continuations of these beginnings end right."""
+        began = time.monotonic()
+        short = max(LEAST, 1 << (len(trace) - 1).bit_length()) - len(trace)
+        rows = np.pad(trace, (0, short))
+        at = np.pad(steps - 1, (0, short), constant_values=NONE)
+        number = self._drawn[rows, np.maximum(at, 0)]
+        found: Continuations = self._programs.draw(
+            self._params,
+            self._prefixes,
+            rows,
+            at,
+            number,
+            self._keys[rows],
+            count=count,
+        )
+        self._drawn[trace, steps - 1] += count
+        tokens, length, computed = jax.device_get(
+            (found.tokens, found.length, found.computed)
+        )
+        self._book(int(computed), self._programs.draw_flops, began)
+        grades = self._grades(trace, steps, tokens[: len(trace)], length[: len(trace)])
+        return grades >= 1
+
+    def _grades(
+        self,
+        trace: np.ndarray,
+        steps: np.ndarray,
+        tokens: np.ndarray,
+        length: np.ndarray,
+    ) -> np.ndarray:
+        """f64[R, count], and the texts are kept."""
+        traces, decode = self._traces, self._run.tokenizer.decode
+        texts, grades = [], np.zeros(length.shape)
+        for r, (t, n) in enumerate(zip(trace, steps)):
+            begin, end = traces.prompt_length[t], self._ends[t, n - 1] + 1
+            given = traces.tokens[t, begin:end].tolist()
+            for c, size in enumerate(length[r]):
+                text = decode(given + tokens[r, c, :size].tolist())
+                grades[r, c] = self._task.grade(traces.examples[t], text)
+                texts.append(text)
+        repeat = lambda x: np.repeat(x, length.shape[1]).astype(np.int32)
+        self.continued.append(
+            Continued(repeat(trace), repeat(steps), texts, grades.ravel())
+        )
+        return grades
+
+    def _book(self, tokens: int, flops: float, began: float) -> None:
+        """`flops`: of a token."""
+        self._run.ledger.add(
+            "reward",
+            tokens=tokens,
+            flops=tokens * flops,
+            seconds=time.monotonic() - began,
+        )
