@@ -1,31 +1,34 @@
 """The methods that answer a question by search, each at a given budget.
 
-In: a Search config. Out: a function (params, keys, prompts) -> Found, to be jitted: the
-nodes of each problem's tree and those that may be the answer. A budget of N is what
-N whole answers cost: best-of-N draws N of them, a beam draws N steps a level, and a
-tree search goes on until it has drawn as many tokens.
+In: a Search config. Out: a function (params, keys, prompts, reward_params) -> Found, to
+be jitted: the nodes of each problem's tree and those that may be the answer. A budget
+of N is what N whole answers cost: best-of-N draws N of them, a beam draws N steps a
+level, and a tree search goes on until it has drawn as many tokens.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from o1jax.config import configurable
+from o1jax.config import ConfigError, configurable, nearest
 from o1jax.loop.guides import Verifier
+from o1jax.loop.reward_guides import judge_answers, unjudged
 from o1jax.loop.self_evaluation import SelfEvaluation
+from o1jax.reward.aggregate import Aggregate
+from o1jax.reward.ensemble import Combine
 from o1jax.search import frontier as population
 from o1jax.search.frontier import Frontier
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.nodes import Nodes, nodes_of
-from o1jax.search.pages import spent
+from o1jax.search.pages import GUIDES, spent
 from o1jax.search.retry import Retry, retry
 from o1jax.search.select import Widening
 from o1jax.search.steps import Steps, StepSearch
-from o1jax.types import Params, Prompts, Spent
+from o1jax.types import Guide, Params, Prompts, Spent
 
 Method = Literal["best_of_n", "beam", "dvts", "lookahead", "mcts", "retry", "revision"]
 Select = Literal["max", "weighted", "majority"]
@@ -46,9 +49,14 @@ class Search:
     # Of the finished answers: max takes the one that the guide values most, weighted
     # the answer with the highest sum of values, majority the most frequent one.
     select: Select = "max"
-    # Either guides in place of Steps.guide: the task's check, or the policy when asked.
+    # One of these guides in place of Steps.guide: the task's check, the policy when
+    # asked, or the reward model that a TrainReward stage of that name has trained.
     verifier: Verifier | None = None
     self_evaluation: SelfEvaluation | None = None
+    reward: str = ""
+    aggregate: Aggregate | None = None  # of its scores of steps; default: as trained
+    combine: Combine = "mean"  # of an ensemble's heads; pessimistic: mean - lam std
+    lam: float = 1.0
     lookahead: int = 1  # further steps before a candidate is judged (lookahead)
     revisions: int = 1  # of each first attempt (revision)
     steps: Steps = field(default_factory=Steps)
@@ -56,7 +64,14 @@ class Search:
     retry: Retry = field(default_factory=Retry)
 
     def __post_init__(self) -> None:
-        for option, known in (("method", Method), ("select", Select)):
+        for option, known in (
+            ("method", Method),
+            ("select", Select),
+            ("aggregate", Aggregate),
+            ("combine", Combine),
+        ):
+            if option == "aggregate" and self.aggregate is None:
+                continue
             if getattr(self, option) not in get_args(known):
                 raise ValueError(
                     f"{option} must be one of {', '.join(get_args(known))}"
@@ -64,11 +79,13 @@ class Search:
         for option in ("budget", "lookahead"):
             if getattr(self, option) < 1:
                 raise ValueError(f"{option} must be at least 1")
-        for option in ("depth", "answer_tokens", "revisions"):
+        for option in ("depth", "answer_tokens", "revisions", "lam"):
             if not getattr(self, option) >= 0:
                 raise ValueError(f"{option} must not be negative")
-        if self.verifier is not None and self.self_evaluation is not None:
-            raise ValueError("verifier and self_evaluation are both set: choose one")
+        guides = ("verifier", "self_evaluation", "reward")
+        given = [name for name in guides if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both set: choose one")
 
     @property
     def rows(self) -> int:
@@ -78,6 +95,9 @@ class Search:
     @property
     def guide(self) -> str:
         """What judges states, in words."""
+        if self.reward:
+            how = [self.aggregate or ""] + [self.combine] * (self.combine != "mean")
+            return ", ".join(filter(None, [self.reward, *how]))
         if self.self_evaluation is not None:
             return "self-evaluation"
         if self.verifier is None:
@@ -86,10 +106,14 @@ class Search:
         return f"verifier, noise {noise:g}" if noise else "verifier"
 
     @property
+    def judged(self) -> str:
+        """The guide, and how the answer is chosen if it is not the guide's best."""
+        return self.guide if self.select == "max" else f"{self.guide}, {self.select}"
+
+    @property
     def label(self) -> str:
         """The method's name in tables."""
-        vote = "" if self.select == "max" else f", {self.select}"
-        return self.name or f"{self.method.replace('_', '-')} ({self.guide}{vote})"
+        return self.name or f"{self.method.replace('_', '-')} ({self.judged})"
 
 
 class Found(NamedTuple):
@@ -100,13 +124,35 @@ class Found(NamedTuple):
     spent: Spent  # f32[B] each; no FLOPs, which are left to who counts programs
 
 
-Program = Callable[[Params, jax.Array, Prompts], Found]
+def with_guide(method: Search, guide: str, rewards: Sequence[str]) -> Search:
+    """The method guided by what is named: a guide of Steps, the verifier, a stage.
+
+    rewards: names of the stages that train reward models. ConfigError if none is meant.
+    """
+    known = [*GUIDES, "verifier", *rewards]
+    if guide not in known:
+        choices = ", ".join(known)
+        raise ConfigError(
+            f"guide must be one of {choices}, not {guide!r}{nearest(guide, known)}"
+        )
+    method = replace(method, verifier=None, self_evaluation=None, reward="", name="")
+    if guide == "verifier":
+        return replace(method, verifier=Verifier())
+    if guide in GUIDES:
+        return replace(method, steps=replace(method.steps, guide=guide))
+    return replace(method, reward=guide)
 
 
-def build_program(search: StepSearch, config: Search) -> Program:
-    """The method as a function of (params, keys [B], prompts); jit it.
+Program = Callable[[Params, jax.Array, Prompts, Params], Found]
 
-    depth and answer_tokens of the config must be set.
+
+def build_program(
+    search: StepSearch, config: Search, reward: Guide | None = None
+) -> Program:
+    """The method as a function of (params, keys [B], prompts, reward_params); jit it.
+
+    reward: a guide of a model of its own, called with reward_params; it takes the place
+    of any other. depth and answer_tokens of the config must be set.
     """
     tokens = config.budget * config.answer_tokens
     steps = search.config
@@ -126,14 +172,34 @@ def build_program(search: StepSearch, config: Search) -> Program:
         whole = steps.tokens * config.depth
         steps = replace(steps, level="solution", tokens=whole)
     search = replace(search, config=steps)
+    # Nothing hangs on the value of an unfinished answer: reading it at each step would
+    # be several times as dear as reading it once.
+    at_end = reward is not None and config.method == "best_of_n"
 
-    def program(params: Params, keys: jax.Array, prompts: Prompts) -> Found:
+    def program(
+        params: Params, keys: jax.Array, prompts: Prompts, reward_params: Params = None
+    ) -> Found:
         params = search.policy.unstack(params)
-        problems, root, page = search.start(params, keys, prompts)
+        guided = search
+        if reward is not None:
+            own = lambda _, state: reward(reward_params, state)
+            guided = replace(search, guide=unjudged if at_end else own)
+        problems, root, page = guided.start(params, keys, prompts)
         key = jax.random.fold_in(keys[0], 2**20)  # of what is drawn for the batch
-        found = recipe(params, key, root, page, search.expand_fn(problems))
+        found = recipe(params, key, root, page, guided.expand_fn(problems))
         store = found.nodes.store.replace(k=(), v=())
-        return found._replace(nodes=found.nodes.replace(store=store))
+        nodes = found.nodes.replace(store=store)
+        if at_end:
+            nodes = judge_answers(
+                reward,
+                reward_params,
+                nodes,
+                found.survivors,
+                prompts.prompt_id,
+                depth=config.depth,
+            )
+        account = found.spent._replace(reward_tokens=nodes.reward_tokens)
+        return Found(nodes, found.survivors, account)
 
     return program
 

@@ -41,7 +41,8 @@ def path_rows(
     chex.assert_shape(state.length, (B, M, depth))
     problem = jnp.maximum(state.prompt_id, 0)
     prompt_length = jnp.asarray(prompts_length)[problem]
-    cut = jnp.maximum(state.length[..., -1] - state.finished, 0)
+    stop = state.finished.astype(jnp.int32)
+    cut = jnp.maximum(state.length[..., -1] - stop, 0)
     length = state.length.at[..., -1].set(cut)
 
     spread = lambda x: jnp.broadcast_to(x[:, None], (B, M, *x.shape[1:]))

@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ from jax.sharding import PartitionSpec
 from o1jax.data.batches import prompts
 from o1jax.loop.answer import request_keys
 from o1jax.loop.guides import verifier_guide
-from o1jax.loop.ledger import count_flops
 from o1jax.loop.methods import Found, Search, Select, build_program
+from o1jax.loop.reward_guides import reward_guide
+from o1jax.loop.search_flops import draw_flops, judge_flops
 from o1jax.loop.self_evaluation import self_evaluation_guide
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import ROWS, put_batch
-from o1jax.policy.context import Context
+from o1jax.reward.aggregate import Aggregate
 from o1jax.reward.outcome import grade
 from o1jax.search.harvest import NONE, finished_paths, on_host, trajectories
 from o1jax.search.nodes import Nodes
@@ -76,17 +77,23 @@ class Searcher:
         )
         encode = run.experiment.template.encode_prompt
         self._length = max(len(encode(run.tokenizer, e.question)) for e in examples)
-        guide = self._guide(graded)
+        self._reward, self._weights = None, None
+        if config.reward:
+            self._reward, self._weights = run.reward_model(config.reward)
         self._search = StepSearch(
-            run.policy, config.steps, step_end_ids(run), _stop_ids(run), guide
+            run.policy,
+            config.steps,
+            step_end_ids(run),
+            _stop_ids(run),
+            self._guide(graded),
         )
-        program = build_program(self._search, config)
+        program = build_program(self._search, config, self._reward_guide())
         if run.shards > 1:
             rows = PartitionSpec(ROWS)
             program = jax.shard_map(
                 program,
                 mesh=run.mesh,
-                in_specs=(PartitionSpec(), rows, rows),
+                in_specs=(PartitionSpec(), rows, rows, PartitionSpec()),
                 out_specs=rows,
                 check_vma=False,
             )
@@ -183,6 +190,22 @@ class Searcher:
             )
         return None
 
+    def _reward_guide(self) -> Guide | None:
+        """The guide of the config's reward model."""
+        if self._reward is None:
+            return None
+        run, config = self._run, self.config
+        asked = self._prompts(self._examples, len(self._examples))
+        return reward_guide(
+            self._reward,
+            asked.tokens,
+            asked.length,
+            step_end_ids=step_end_ids(run),
+            how=config.aggregate or trained_aggregate(run, config.reward),
+            heads=config.combine,
+            lam=config.lam,
+        )
+
     def _prompts(self, examples: Sequence[Example], rows: int) -> Prompts:
         run = self._run
         template, length = run.experiment.template, self._length
@@ -198,7 +221,9 @@ class Searcher:
         there = queue.prompt_id >= 0
         queue = queue.replace(prompt_id=np.where(there, queue.prompt_id + start, -1))
         keys = request_keys(key, start + jnp.arange(self._chunk))
-        found: Found = self._program(params, keys, put_batch(self._run.mesh, queue))
+        queue = put_batch(self._run.mesh, queue)
+        reward_params = None if self._weights is None else self._weights.params
+        found: Found = self._program(params, keys, queue, reward_params)
         survivors = None if found.survivors is None else np.asarray(found.survivors)
         return on_host(found.nodes), survivors, self._spent(found.spent)
 
@@ -230,41 +255,25 @@ class Searcher:
         return answers
 
     def _spent(self, spent: Spent) -> Spent:
-        """f64[B] each; FLOPs are those of the prompt and of every token read."""
+        """f64[B] each; FLOPs are those of the prompt and of every token read.
+
+        A token that a reward model reads costs what it costs that model.
+        """
         spent = Spent(*(np.asarray(amount, np.float64) for amount in spent))
-        per_token, per_prompt = self._flops
-        tokens = spent.generated_tokens + spent.reread_tokens + spent.reward_tokens
-        return spent._replace(flops=tokens * per_token + per_prompt)
+        token, prompt, judged = self._prices
+        tokens = spent.generated_tokens + spent.reread_tokens
+        flops = tokens * token + prompt + spent.reward_tokens * judged
+        return spent._replace(flops=flops)
 
     @functools.cached_property
-    def _flops(self) -> tuple[float, float]:
-        """FLOPs of a drawn token, over all that it may attend to, and of a prompt."""
-        policy, steps = self._run.policy, self.config.steps.tokens
-        params = jax.eval_shape(policy.init, self._run.key)
-        prompt = jax.ShapeDtypeStruct((1, self._length), jnp.int32)
-        row = jax.ShapeDtypeStruct((1,), jnp.int32)
-        start = functools.partial(policy.start, capacity=self._length)
-        _, cache = jax.eval_shape(start, params, prompt, row)
-
-        def read(params: Params, token: jax.Array, k: tuple, v: tuple) -> Any:
-            mask = jnp.ones((1, 1, k[0].shape[2]), bool)
-            context = Context(k, v, mask)
-            return policy.extend(
-                policy.unstack(params), token, token, [context], at=token
-            )
-
-        # A revision sees all attempts before it, each as long as an answer may be.
-        revised = self.config.method == "revision"
-        answers = 1 + self.config.revisions if revised else 1
-        places = self._length + (self.config.depth * answers + 1) * steps
-        layer = jax.eval_shape(lambda c: jnp.concatenate(c, axis=2), cache.k[0])
-        shape = (*layer.shape[:2], places, layer.shape[3])
-        held = tuple(jax.ShapeDtypeStruct(shape, layer.dtype) for _ in cache.k)
-        token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        return (
-            count_flops(read, params, token, held, held).flops,
-            count_flops(start, params, prompt, row).flops,
-        )
+    def _prices(self) -> tuple[float, float, float]:
+        """FLOPs of a drawn token, of a prompt, and of a token that a guide reads."""
+        config, length = self.config, self._length
+        token, prompt = draw_flops(self._run.policy, config, length)
+        if self._reward is None:
+            return token, prompt, token
+        params = self._weights.params
+        return token, prompt, judge_flops(self._reward, params, config, length)
 
 
 def select(
@@ -303,6 +312,17 @@ def step_end_ids(run: Workdir) -> tuple[int, ...]:
             "needs a tokenizer that keeps it as one"
         )
     return tuple(ids)
+
+
+def trained_aggregate(run: Workdir, reward: str) -> Aggregate:
+    """How the reward model of a stage made one worth of its scores in training.
+
+    Log-odds multiply whatever they learned from. A head or a label that learned from
+    whole answers was only ever asked at the last step.
+    """
+    (stage,) = (s for s in run.experiment.stages if s.name == reward)
+    of_steps = stage.learns == "steps" or stage.model.readout == "logodds"
+    return "product" if of_steps else "last"
 
 
 def _stop_ids(run: Workdir) -> tuple[int, ...]:

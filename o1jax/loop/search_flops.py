@@ -1,0 +1,59 @@
+"""What a search pays: FLOPs of a token drawn, of a prompt, of a token that is judged.
+
+In: the networks and the shapes of a search. Out: prices, each counted once from the
+program that reads such a token, over all that the token may attend to. What a search
+cost is the number of tokens times these.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from o1jax.loop.ledger import count_flops
+from o1jax.loop.methods import Search
+from o1jax.policy.context import Context
+from o1jax.policy.policy import Policy
+from o1jax.reward.model import RewardModel
+from o1jax.types import Params
+
+
+def draw_flops(
+    policy: Policy, config: Search, prompt_length: int
+) -> tuple[float, float]:
+    """FLOPs of a drawn token, and of a prompt."""
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    prompt = jax.ShapeDtypeStruct((1, prompt_length), jnp.int32)
+    row = jax.ShapeDtypeStruct((1,), jnp.int32)
+    start = functools.partial(policy.start, capacity=prompt_length)
+    _, cache = jax.eval_shape(start, params, prompt, row)
+
+    def read(params: Params, token: jax.Array, k: tuple, v: tuple) -> Any:
+        mask = jnp.ones((1, 1, k[0].shape[2]), bool)
+        context = Context(k, v, mask)
+        return policy.extend(policy.unstack(params), token, token, [context], at=token)
+
+    # A revision sees all attempts before it, each as long as an answer may be.
+    answers = 1 + config.revisions if config.method == "revision" else 1
+    steps = config.depth * answers + 1
+    places = prompt_length + steps * config.steps.tokens
+    layer = jax.eval_shape(lambda c: jnp.concatenate(c, axis=2), cache.k[0])
+    shape = (*layer.shape[:2], places, layer.shape[3])
+    held = tuple(jax.ShapeDtypeStruct(shape, layer.dtype) for _ in cache.k)
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return (
+        count_flops(read, params, token, held, held).flops,
+        count_flops(start, params, prompt, row).flops,
+    )
+
+
+def judge_flops(
+    model: RewardModel, params: Params, config: Search, prompt_length: int
+) -> float:
+    """FLOPs of a token that a reward model reads, in a row as long as a text may be."""
+    places = prompt_length + (config.depth + 1) * config.steps.tokens
+    tokens = jax.ShapeDtypeStruct((1, places), jnp.int32)
+    row = jax.ShapeDtypeStruct((1,), jnp.int32)
+    ends = jax.ShapeDtypeStruct((1, places), bool)
+    return count_flops(model.score, params, tokens, row, row, ends).flops / places
