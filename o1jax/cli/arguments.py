@@ -5,6 +5,12 @@ import math
 from argparse import ArgumentParser
 from pathlib import Path
 
+GUIDE = (
+    "what judges states: likelihood, certainty, value, process or constant; verifier, "
+    "where the task can check a state without knowing the answer; or the name of a "
+    "stage that trained a reward model"
+)
+
 
 def file_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="experiment, a .gin file")
@@ -43,7 +49,10 @@ def eval_arguments(parser: ArgumentParser) -> None:
         type=_counts,
         help="compute of so many whole answers (default: 4,16,64)",
     )
-    search_arguments(parser)
+    parser.add_argument(
+        "--guide", metavar="GUIDE,...", type=_names, help=f"{GUIDE}; each in turn"
+    )
+    select_argument(parser)
 
 
 def ask_arguments(parser: ArgumentParser) -> None:
@@ -64,15 +73,11 @@ def ask_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--html", metavar="OUT", type=_file, help="write the tree as a page to explore"
     )
-    search_arguments(parser)
+    parser.add_argument("--guide", help=GUIDE)
+    select_argument(parser)
 
 
-def search_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--guide",
-        help="what judges states: likelihood, certainty, value, process, constant, or "
-        "verifier, where the task can check a state without knowing the answer",
-    )
+def select_argument(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--select", help="among finished answers: max, weighted or majority"
     )

@@ -87,7 +87,11 @@ def _eval_search(args: Namespace) -> None:
     workdir = _workdir(args)
     folder = compare_workdir(
         workdir,
-        [_method(args, workdir, name) for name in args.search],
+        [
+            _method(args, workdir, name, guide)
+            for guide in args.guide or ("",)
+            for name in args.search
+        ],
         budgets=args.budget or (4, 16, 64),
         split=args.split,
         problems=args.problems,
@@ -109,7 +113,7 @@ def _ask(args: Namespace) -> None:
     from o1jax.inspect.tree_page import write_page
 
     workdir = _workdir(args)
-    method = _method(args, workdir, args.search)
+    method = _method(args, workdir, args.search, args.guide or "")
     if args.budget:
         method = replace(method, budget=args.budget)
     trace = ask_by_search(workdir, args.question, method).to_json()
@@ -125,24 +129,16 @@ def _ask(args: Namespace) -> None:
         print(f"Tree: {args.html}")
 
 
-def _method(args: Namespace, workdir: Path, name: str) -> "Search":
+def _method(args: Namespace, workdir: Path, name: str, guide: str) -> "Search":
     """The method of that name, as the run set it up, changed by what is given."""
-    from o1jax.loop.guides import Verifier
     from o1jax.loop.run import method_of
 
-    method = method_of(workdir, name)
+    method = method_of(workdir, name, guide)
     if args.temperature is not None:
         sampling = replace(method.steps.sampling, temperature=args.temperature)
         method = replace(method, steps=replace(method.steps, sampling=sampling))
     if args.select:
         method = replace(method, select=args.select, name="")
-    if args.guide == "verifier":
-        method = replace(method, verifier=Verifier(), self_evaluation=None, name="")
-    elif args.guide:
-        steps = replace(method.steps, guide=args.guide)
-        method = replace(
-            method, steps=steps, verifier=None, self_evaluation=None, name=""
-        )
     return method
 
 
@@ -202,14 +198,16 @@ COMMANDS = {
     "eval": Command(
         "measure a trained policy on held-out questions",
         "o1jax eval runs/quickstart --problems 200 --samples 16 --temperature 1\n"
-        "  o1jax eval runs/quickstart --search best_of_n,beam --budget 4,16,64",
+        "  o1jax eval runs/quickstart --search best_of_n,beam --budget 4,16,64\n"
+        "  o1jax eval runs/quickstart --search best_of_n,beam --guide likelihood,prm",
         arguments.eval_arguments,
         _eval,
     ),
     "ask": Command(
         "answer one question and show the steps",
         'o1jax ask runs/quickstart "3 5 7 -> 22"\n'
-        '  o1jax ask runs/quickstart "3 5 7 -> 22" --search mcts --tree',
+        '  o1jax ask runs/quickstart "3 5 7 -> 22" --search mcts --tree\n'
+        '  o1jax ask runs/quickstart "3 5 7 -> 22" --search beam --guide prm',
         arguments.ask_arguments,
         _ask,
     ),

@@ -3,8 +3,9 @@
 `run` is the list of stages; a stage that is done is skipped, so running again resumes.
 """
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from o1jax.loop import sections
 from o1jax.loop.compare import Compare
 from o1jax.loop.evaluate import Evaluate
 from o1jax.loop.imitate import Imitate, imitate
-from o1jax.loop.methods import Search
+from o1jax.loop.methods import Search, with_guide
+from o1jax.loop.reward_model import TrainReward, train_reward
 from o1jax.loop.workdir import Workdir, write_json, write_jsonl
 from o1jax.tasks.task import Task
 
 STAGES = {
     Imitate: imitate,
+    TrainReward: train_reward,
     Evaluate: evaluating.evaluate,
     Compare: comparing.compare,
 }
@@ -101,7 +104,8 @@ def compare_workdir(
 ) -> Path:
     """Compares methods of search on the newest checkpoint; returns a folder.
 
-    It holds results.json, to make the report of, and predictions.jsonl.
+    It holds results.json, to make the report of, and predictions.jsonl. Its name tells
+    the methods and what guides them: search/best_of_n-beam/likelihood.
     """
     state = Workdir(load(workdir / "config.gin").experiment, workdir)
     params = state.newest_params()
@@ -114,7 +118,8 @@ def compare_workdir(
     )
     began = time.monotonic()
     results, predictions = comparing.measure(state, config, params)
-    folder = workdir / "search" / "-".join(dict.fromkeys(m.method for m in methods))
+    folder = workdir / "search" / _joined(method.method for method in methods)
+    folder /= _joined(method.judged for method in methods)
     write_jsonl(folder / "predictions.jsonl", predictions)
     content = {
         "title": f"{state.experiment.title}: search",
@@ -128,14 +133,27 @@ def compare_workdir(
     return folder
 
 
-def method_of(workdir: Path, name: str) -> Search:
-    """A method as the run's Compare stages set it; else as their first one is set."""
+def _joined(names: Iterable[str]) -> str:
+    """Names in order, each once, as the name of a folder."""
+    return "-".join(re.sub(r"[^\w.]+", "-", name) for name in dict.fromkeys(names))
+
+
+def method_of(workdir: Path, name: str, guide: str = "") -> Search:
+    """A method as the run's Compare stages set it; else as their first one is set.
+
+    guide: what judges instead: likelihood, ..., verifier or the name of a stage that
+    trained a reward model. ConfigError if it is none of these.
+    """
     stages = load(workdir / "config.gin").experiment.stages
     bound = [m for s in stages if isinstance(s, Compare) for m in s.methods]
-    for method in bound:
-        if method.method == name:
-            return method
-    return replace(bound[0], method=name, name="") if bound else Search(name)
+    first = replace(bound[0], method=name, name="") if bound else Search(name)
+    method = next((m for m in bound if m.method == name), first)
+    return with_guide(method, guide, reward_stages(stages)) if guide else method
+
+
+def reward_stages(stages: Sequence[Any]) -> list[str]:
+    """Names of the stages that train reward models."""
+    return [stage.name for stage in stages if isinstance(stage, TrainReward)]
 
 
 def graded_task(state: Workdir) -> Task:

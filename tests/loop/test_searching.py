@@ -118,7 +118,7 @@ def test_eval_compares_methods_and_draws_them(o1jax, copied):
     args = ["--search", "best_of_n,beam", "--budget", "1,4", "--problems", "5"]
     code, out, err = o1jax("eval", copied, *args, "--guide", "likelihood")
     assert code == 0, err
-    folder = copied / "search" / "best_of_n-beam"
+    folder = copied / "search" / "best_of_n-beam" / "likelihood"
     assert out.startswith((folder / "report.md").read_text())
     assert (folder / "report.png").stat().st_size
     rows = json.loads((folder / "results.json").read_text())["results"]["rows"]

@@ -271,15 +271,12 @@ class Arguments:
 
     temperature = select = None
 
-    def __init__(self, guide):
-        self.guide = guide
-
 
 def test_a_guide_of_the_command_line_takes_its_place(run):
-    own = _method(Arguments(None), run.path, "best_of_n")
+    own = _method(Arguments(), run.path, "best_of_n", "")
     assert own.self_evaluation == run.experiment.stages[0].methods[0].self_evaluation
     for guide in ("verifier", "certainty"):
-        method = _method(Arguments(guide), run.path, "best_of_n")
+        method = _method(Arguments(), run.path, "best_of_n", guide)
         assert method.guide == guide and method.self_evaluation is None
 
 
