@@ -101,6 +101,17 @@ class Answerer:
         """One response to each example (at most `chunk`), with its log-probs."""
         return self._sample(params, key, self._examples, 0)[0]
 
+    def sample(
+        self, params: Params, key: jax.Array, asked: Sequence[Example], *, kind: str
+    ) -> Trajectory:
+        """One response to each of `asked`, `chunk` of them, booked as `kind`.
+
+        Their prompts must not be longer than those of the examples.
+        """
+        rows, stats = self._sample(params, key, asked, 0)
+        self._book(stats, kind)
+        return rows
+
     def _sample(
         self, params: Params, key: jax.Array, asked: Sequence[Example], start: int
     ) -> tuple[Trajectory, SampleStats]:
