@@ -8,7 +8,7 @@ import pytest
 
 from o1jax.data.template import Template
 from o1jax.loop.answer import Answers
-from o1jax.loop.reproduce import a2
+from o1jax.loop.reproduce import a2, pool
 from o1jax.loop.reproduce.claim import Evidence, Predictions, Tier
 from o1jax.tasks import Chain
 from o1jax.types import Trajectory
@@ -52,7 +52,7 @@ class Ledger:
 
 
 def test_selectors_earn_what_counting_subsets_says(monkeypatch):
-    monkeypatch.setattr(a2, "Answerer", Answered)
+    monkeypatch.setattr(pool, "Answerer", Answered)
     task = Chain(min_steps=1, max_steps=1)
     experiment = SimpleNamespace(task=task, template=Template())
     run = SimpleNamespace(experiment=experiment, ledger=Ledger())

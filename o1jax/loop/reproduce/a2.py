@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from o1jax.loop.answer import Answerer
 from o1jax.loop.reproduce.claim import (
     Arm,
     Check,
@@ -23,6 +22,7 @@ from o1jax.loop.reproduce.claim import (
     Predictions,
     Tier,
 )
+from o1jax.loop.reproduce.pool import draw_pool, powers
 from o1jax.loop.workdir import Workdir
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.selection import best_at_k, majority_at_k, pass_at_k, weighted_at_k
@@ -46,15 +46,11 @@ GAP = 0.1  # at least, between coverage and the best selector at the largest k
 
 @dataclass(frozen=True)
 class Select:
-    """`samples` responses to each problem, and selections among k = 1, 2, 4 ..."""
+    """`samples` responses to each problem, and the selections among k = 1, 2, 4 ..."""
 
     samples: int
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     draws: int = 200  # subsets of each size that vote
-
-    @property
-    def ks(self) -> tuple[int, ...]:
-        return tuple(2**i for i in range(24) if 2**i <= self.samples)
 
 
 def select(
@@ -64,33 +60,21 @@ def select(
     examples: Sequence[Example],
     method: Select,
 ) -> Predictions:
-    """What each selector earns, in expectation over subsets of the same samples.
-
-    The FLOPs of the sampler, idle rows included, are shared out by tokens.
-    """
-    shape = (len(examples), method.samples)
-    answer = Answerer(run, examples, method.sampling, chunk=min(2048, np.prod(shape)))
-    before = run.ledger.total()["flops"]
-    answers = answer(params, key, method.samples, task=run.experiment.task)
-    flops = run.ledger.total()["flops"] - before
-    right = (answers.grades >= 1).astype(float)
-    parse = run.experiment.template.parse
-    votes = [[parse(text)[1] or None for text in texts] for texts in answers.texts]
-    likelihood = np.asarray(answers.rows.logprob, float).sum(1).reshape(shape)
+    """What each selector earns, in expectation over subsets of the same samples."""
+    pool = draw_pool(run, params, key, examples, method.samples, method.sampling)
+    ks, draws = powers(method.samples), method.draws
     # Only ratios within a problem count: dividing by the largest keeps them in range.
-    weight = np.exp(likelihood - likelihood.max(1, keepdims=True))
-    ks, draws = method.ks, method.draws
+    weight = np.exp(pool.likelihood - pool.likelihood.max(1, keepdims=True))
     earned = {
-        "majority": majority_at_k(votes, right, ks, draws=draws),
-        "vote": weighted_at_k(votes, weight, right, ks, draws=draws),
-        "likeliest": best_at_k(likelihood, right, ks),
+        "majority": majority_at_k(pool.votes, pool.right, ks, draws=draws),
+        "vote": weighted_at_k(pool.votes, weight, pool.right, ks, draws=draws),
+        "likeliest": best_at_k(pool.likelihood, pool.right, ks),
     }
-    tokens = answers.tokens.sum(1).astype(float)
     return Predictions(
-        right=right.sum(1).astype(int),
+        right=pool.right.sum(1).astype(int),
         samples=np.full(len(examples), method.samples),
-        tokens=tokens,
-        flops=flops * tokens / tokens.sum(),
+        tokens=pool.tokens,
+        flops=pool.flops,
         extra={name: at.per_problem.T.tolist() for name, at in earned.items()},
     )
 
@@ -98,7 +82,7 @@ def select(
 def analyse(evidence: Evidence) -> Findings:
     """Curves [S, P, K] of coverage and of every selector."""
     samples = int(evidence.column(ARM, "samples").min())
-    k = np.array(Select(samples).ks)
+    k = np.array(powers(samples))
     right = evidence.column(ARM, "right")
     covered = np.stack([pass_at_k(r, samples, k).per_problem.T for r in right])
     curves = {name: evidence.column(ARM, name) for name in SELECTORS}

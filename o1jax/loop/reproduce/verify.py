@@ -1,0 +1,161 @@
+"""The arm that claims on rewards share: a reward model chooses among samples.
+
+In: how a reward model is trained, as the config of a TrainReward stage. Out: what the
+best sample and a weighted vote earn among k samples, what the model thinks of its
+choice, how good it is as a judge of steps, and what its labels and training cost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from o1jax.data.rows import RowStream
+from o1jax.learn.optimizer import build_optimizer
+from o1jax.learn.state import new_state
+from o1jax.learn.update import build_update, jit_update
+from o1jax.loop.ledger import count_flops
+from o1jax.loop.reproduce.claim import Predictions
+from o1jax.loop.reproduce.pool import Pool, powers, shared_pool
+from o1jax.loop.reward_data import MAKERS
+from o1jax.loop.reward_model import Judge, TrainReward, objective_of
+from o1jax.loop.searching import step_end_ids
+from o1jax.loop.traces import closing
+from o1jax.loop.workdir import Workdir
+from o1jax.parallel.mesh import put_batch
+from o1jax.parallel.sharding import TRANSFORMER_RULES
+from o1jax.reward.aggregate import log_product
+from o1jax.reward.losses import outcome_logit
+from o1jax.reward.model import RewardModel
+from o1jax.selection import best_at_k, weighted_at_k
+from o1jax.tasks.task import Example
+from o1jax.types import Params
+
+ROWS = 2048  # scored by a call
+
+
+@dataclass(frozen=True)
+class Verify:
+    """A reward model, and how many samples of each problem it chooses among."""
+
+    reward: TrainReward
+    samples: int = 256
+    draws: int = 200  # subsets of each size that vote
+
+
+class Trained(NamedTuple):
+    """A reward model with its weights."""
+
+    model: RewardModel
+    params: Params
+    facts: dict[str, Any]  # JSON: how good it is, and what it cost
+
+
+def verify(
+    run: Workdir,
+    params: Params,
+    key: jax.Array,
+    examples: Sequence[Example],
+    method: Verify,
+) -> Predictions:
+    """Trains the model, and lets it choose among the samples that all arms share.
+
+    `right` is the choice among all samples; the columns hold every k = 1, 2, 4 ...
+    """
+    run.params = params
+    pool = shared_pool(run, key, examples, method.samples)
+    trained = train_verifier(run, method.reward)
+    score, flops = score_pool(run, trained, pool, method.reward.learns)
+    return choose(pool, score, flops, trained.facts, draws=method.draws)
+
+
+def choose(
+    pool: Pool, score: np.ndarray, flops: float, facts: dict[str, Any], *, draws: int
+) -> Predictions:
+    """What scores [P, N] make of a pool; `flops` is what they cost a problem."""
+    ks = powers(pool.samples)
+    best = best_at_k(score, pool.right, ks).per_problem.T
+    # Only ratios within a problem count: dividing by the largest keeps them in range.
+    weight = np.exp(score - score.max(1, keepdims=True))
+    vote = weighted_at_k(pool.votes, weight, pool.right, ks, draws=draws)
+    chosen = np.argmax(score, axis=1)[:, None]
+    return Predictions(
+        right=np.take_along_axis(pool.right, chosen, 1)[:, 0].astype(int),
+        samples=np.ones(len(score), int),
+        tokens=pool.tokens,
+        flops=pool.flops + flops,
+        extra={
+            "best": best.tolist(),
+            "vote": vote.per_problem.T.tolist(),
+            "proxy": best_at_k(score, np.exp(score), ks).per_problem.T.tolist(),
+        },
+        facts=facts,
+    )
+
+
+def train_verifier(run: Workdir, config: TrainReward) -> Trained:
+    """What the stage does, without its checkpoints: an arm is done or is not."""
+    spent = lambda: run.ledger.total()["flops"]
+    began = spent()
+    data = MAKERS[config.learns](run, config, run.task(config))
+    labelled = spent()
+    model = run.build_reward_model(config)
+    optimizer = build_optimizer(config.optimizer, config.steps, model.trainable)
+    # Jitted: op by op it would compile each of them.
+    params = jax.jit(model.init)(jax.random.fold_in(run.key, 6), run.current_params())
+    state = new_state(
+        params, optimizer, run.key, mesh=run.mesh, rules=TRANSFORMER_RULES
+    )
+    update = build_update(
+        objective_of(model, config), optimizer, microbatches=config.microbatches
+    )
+    update = jit_update(update, state)
+    stream = RowStream(
+        data.rows, rows=config.rows, seed=run.experiment.seed, identity={}
+    )
+    flops = count_flops(update, state, put_batch(run.mesh, next(stream))).flops
+    stream.set_state(stream.get_state() | {"row": 0})
+    for _ in range(config.steps):
+        state, values = update(state, put_batch(run.mesh, next(stream)))
+    run.ledger.add("reward", flops=config.steps * flops)
+    judged = Judge(run, config, model).full(state.params)
+    facts = {
+        **data.facts,
+        "judged": {name: x for name, x in judged.items() if name != "reliability"},
+        "loss": float(values["loss"]),
+        "epochs": stream.epochs,
+        "label_flops": labelled - began,
+        "train_flops": config.steps * flops,
+    }
+    return Trained(model, state.params, facts)
+
+
+def score_pool(
+    run: Workdir, trained: Trained, pool: Pool, learns: str
+) -> tuple[np.ndarray, float]:
+    """(log of the worth f64[P, N] of each sample, FLOPs a problem)."""
+    model, rows = trained.model, pool.rows
+    readout = model.config.readout
+
+    @jax.jit
+    def worth(params: Params, *part: jax.Array) -> jax.Array:
+        scores, step_end = model.score(params, *part), part[-1]
+        if learns == "outcome":
+            log_p = jax.nn.log_sigmoid(outcome_logit(scores, step_end, readout))
+        else:
+            log_p = log_product(scores, step_end)
+        # A text without a step is no answer.
+        return jnp.where(step_end.any(-1), log_p, -1e4)
+
+    step_end = closing(rows.tokens, rows.prompt_length, rows.length, step_end_ids(run))
+    columns = (rows.tokens, rows.prompt_length, rows.length, step_end)
+    found, flops = [], 0.0
+    for start in range(0, len(step_end), ROWS):
+        part = [x[start : start + ROWS] for x in columns]
+        found.append(np.asarray(worth(trained.params, *part), float))
+        flops += count_flops(model.score, trained.params, *part).flops
+    score = np.concatenate(found).reshape(pool.right.shape)
+    return score, flops / len(score)
