@@ -50,11 +50,7 @@ class Continuations:
     logprob: jax.Array  # f32[B, M, S]  of the sampling distribution; 0 on padding
     length: jax.Array  # i32[B, M]      0 where none was asked for
     finished: jax.Array  # bool[B, M]   a stop token was drawn (it is the last token)
-
-    @property
-    def computed(self) -> jax.Array:
-        """i32[]: tokens that went through the network, those of idle rows too."""
-        return jnp.max(self.length) * self.length.size
+    computed: jax.Array  # i32[]  tokens that were read, those of idle rows too
 
 
 def read_prefixes(
@@ -98,20 +94,68 @@ def continue_from(
     sampling: SamplingConfig,
     stop_ids: tuple[int, ...],
     max_new_tokens: int,
+    rows: int = 0,
 ) -> Continuations:
     """Draws a continuation behind prefix `at` of each trace, M times.
 
-    All rows run until the longest has ended, so ask in one call for prefixes that have
-    about as much in front of them, such as the same step of all traces.
+    Rows that are drawn together run until the longest has ended, so ask in one call for
+    prefixes that have about as much in front of them, such as the same step of all
+    traces.
 
     Args:
       at: i32[B, M], which of the J prefixes; -1 draws nothing, and so does a prefix
         that is not there.
       keys: key[B, M]. What is drawn depends on the prefix and its own key alone.
+      rows: drawn together, at most, but at least a trace's. 0: all; on CPU 32, whose
+        keys and values stay in its cache (a quarter faster than 512 at once).
     """
     B, M = at.shape
     chex.assert_shape(keys, (B, M))
     chex.assert_axis_dimension(prefixes.length, 0, B)
+    rows = rows or (32 if jax.default_backend() == "cpu" else B * M)
+    group = min(B, max(1, rows // M))
+    params = policy.unstack(params)
+    # The last group is filled up with traces of which nothing is wanted.
+    place = jnp.arange(-(-B // group) * group).reshape(-1, group)
+    index = jnp.minimum(place, B - 1)
+    wanted = jnp.where(place[:, :, None] < B, at[index], NONE)
+
+    def draw_some(asked: tuple[jax.Array, jax.Array]) -> Continuations:
+        index, at = asked
+        return _continue(
+            policy,
+            params,
+            prefixes.take(index),
+            at,
+            keys[index],
+            sampling,
+            stop_ids,
+            max_new_tokens,
+        )
+
+    drawn = jax.lax.map(draw_some, (index, wanted))
+    together = lambda x: x.reshape(-1, *x.shape[2:])[:B]
+    return Continuations(
+        tokens=together(drawn.tokens),
+        logprob=together(drawn.logprob),
+        length=together(drawn.length),
+        finished=together(drawn.finished),
+        computed=jnp.sum(drawn.computed),
+    )
+
+
+def _continue(
+    policy: Policy,
+    params: Params,
+    prefixes: Prefixes,
+    at: jax.Array,
+    keys: jax.Array,
+    sampling: SamplingConfig,
+    stop_ids: tuple[int, ...],
+    max_new_tokens: int,
+) -> Continuations:
+    """All rows at once."""
+    B, M = at.shape
     place = jnp.maximum(at, 0)
     of_place = lambda x: jnp.take_along_axis(
         x, jnp.expand_dims(place, range(2, x.ndim)), axis=1
@@ -124,16 +168,10 @@ def continue_from(
     slot = jnp.arange(prefixes.k[0].shape[2])
     drawn = draw_step(
         policy,
-        policy.unstack(params),
+        params,
         First(token, token_logprob(next_logprobs, token), entropy(next_logprobs)),
         length,
-        [
-            Context(
-                k=prefixes.k,
-                v=prefixes.v,
-                mask=(slot[None] < length[:, None])[:, None],
-            )
-        ],
+        [Context(prefixes.k, prefixes.v, (slot[None] < length[:, None])[:, None])],
         uniform=uniform,
         wanted=(at.reshape(-1) > NONE) & (length > 0),
         value=of_place(prefixes.value),
@@ -151,4 +189,5 @@ def continue_from(
         logprob=shape(drawn.logprob),
         length=shape(drawn.length),
         finished=shape(stopped),
+        computed=jnp.max(drawn.length) * (B * M),
     )

@@ -31,19 +31,20 @@ def reader(jit, policy, sampling):
 
 
 @functools.cache
-def drawer(jit, policy, sampling, *, stop_ids=(0,), room=4):
+def drawer(jit, policy, sampling, *, stop_ids=(0,), room=4, rows=0):
     draw = functools.partial(
         continue_from,
         policy,
         sampling=sampling,
         stop_ids=stop_ids,
         max_new_tokens=room,
+        rows=rows,
     )
     return jit(draw)
 
 
-def all_prefixes(jit, make, sampling, at, keys, tokens=TOKENS, **options):
-    _, policy, params = make()
+def all_prefixes(jit, make, sampling, at, keys, *, tokens=TOKENS, layers=1, **options):
+    _, policy, params = make(layers=layers)
     prefixes = reader(jit, policy, sampling)(params, tokens, ENDS)
     return drawer(jit, policy, sampling, **options)(params, prefixes, at, keys)
 
@@ -53,7 +54,7 @@ def all_prefixes(jit, make, sampling, at, keys, tokens=TOKENS, **options):
 )
 def test_pairs_come_as_often_as_their_probabilities(make, jit, sampling):
     """Every continuation by at most 2 tokens, enumerated; token 4 stops."""
-    _, policy, params = make()
+    _, policy, params = make(layers=1)
     N, stop = 3000, 4
     at = jnp.repeat(jnp.arange(3), N)[None].repeat(2, 0)
     drawn = all_prefixes(
@@ -88,7 +89,7 @@ def test_pairs_come_as_often_as_their_probabilities(make, jit, sampling):
 
 def test_the_likeliest_path_is_that_of_the_sampler(make, jit):
     """Temperature 0 from every prefix, beside the sampler that reads it again."""
-    _, policy, params = make()
+    _, policy, params = make(layers=1)
     at = jnp.arange(3)[None].repeat(2, 0)
     drawn = all_prefixes(jit, make, GREEDY, at, key_grid(2, 3), room=5)
     length = (ENDS + 1).reshape(-1)
@@ -116,9 +117,9 @@ def test_the_likeliest_path_is_that_of_the_sampler(make, jit):
     "sampling", [PLAIN, SamplingConfig(temperature=2.0, top_k=4)], ids=str
 )
 def test_recorded_logprobs_are_those_of_forward(make, jit, sampling):
-    _, policy, params = make()
+    _, policy, params = make(layers=2)
     at = jnp.array([[0, 1, 2, 2], [2, 0, 1, 1]])
-    drawn = all_prefixes(jit, make, sampling, at, key_grid(2, 4))
+    drawn = all_prefixes(jit, make, sampling, at, key_grid(2, 4), layers=2)
     assert int(drawn.length.max()) == 4  # or there is little to see
     texts = np.zeros((8, 12), np.int32)
     for i in range(8):
@@ -139,7 +140,7 @@ def test_recorded_logprobs_are_those_of_forward(make, jit, sampling):
 
 def test_a_continuation_depends_on_its_prefix_and_key_alone(make, jit):
     """Not on what its trace goes on with, its padding, its neighbours or its place."""
-    _, policy, params = make()
+    _, policy, params = make(layers=1)
     at, keys = jnp.array([[1, 1, 0], [0, 2, 1]]), key_grid(2, 3)
     drawn = all_prefixes(jit, make, PLAIN, at, keys)
     behind = jnp.arange(8)[None] > ENDS[:, 1:2]
@@ -162,33 +163,50 @@ def test_a_continuation_depends_on_its_prefix_and_key_alone(make, jit):
     logprob = np.asarray(found.logprob)[[0, 2], ::-1]
     np.testing.assert_allclose(logprob, drawn.logprob, atol=1e-5)
     # Nothing was asked of the middle row, and nothing came.
-    for leaf in jax.tree.leaves(found):
-        assert not np.asarray(leaf[1]).any()
+    for name in ("tokens", "logprob", "length", "finished"):
+        assert not np.asarray(getattr(found, name)[1]).any()
     assert found.computed == 9 * found.length.max()
 
 
-def test_a_stop_token_at_once_ends_that_row_alone(make, jit):
-    """Each prefix's likeliest next token stops it in turn; the others go on."""
-    _, policy, params = make()
-    prefixes = reader(jit, policy, GREEDY)(params, TOKENS, ENDS)
-    next_token = np.asarray(prefixes.next.argmax(-1))
-    at = jnp.arange(3)[None].repeat(2, 0)
-    for stop in np.unique(next_token):
-        draw = drawer(jit, policy, GREEDY, stop_ids=(int(stop),), room=3)
-        drawn = draw(params, prefixes, at, key_grid(2, 3))
-        at_once = next_token == stop
-        np.testing.assert_array_equal(drawn.length[at_once], 1)
-        assert np.asarray(drawn.finished)[at_once].all()
-        assert (np.asarray(drawn.length)[~at_once] > 1).all()
-        # What stands in front of the end of a finished one is no stop token.
-        ended = np.asarray(drawn.tokens) == stop
-        np.testing.assert_array_equal(ended.any(-1), drawn.finished)
-        first = np.where(ended.any(-1), ended.argmax(-1) + 1, 3)
-        np.testing.assert_array_equal(first, drawn.length)
+def test_rows_in_turns_draw_the_same_and_compute_less(make, jit):
+    """Groups of 2 and 1 traces: each stops with its own longest row."""
+    _, policy, params = make(layers=1)
+    flat = SamplingConfig(temperature=2.0)
+    prefixes = reader(jit, policy, flat)(params, TOKENS, ENDS)
+    prefixes = prefixes.take(jnp.array([0, 1, 0]))
+    at = jnp.array([[0, 2], [1, 2], [1, -1]])
+    keys = key_grid(3, 2, seed=1)
+    whole = drawer(jit, policy, flat, stop_ids=(1, 4))(params, prefixes, at, keys)
+    parts = drawer(jit, policy, flat, stop_ids=(1, 4), rows=5)(
+        params, prefixes, at, keys
+    )
+    for name in ("tokens", "length", "finished"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    np.testing.assert_allclose(parts.logprob, whole.logprob, atol=1e-5)
+    longest = np.asarray(whole.length).max(1)
+    assert whole.computed == 6 * longest.max()
+    assert parts.computed == 4 * longest[:2].max() + 4 * longest[2]  # one is filled up
+    assert longest[2] < longest[:2].max()
+
+
+def test_a_stop_token_ends_its_own_row_alone(make, jit):
+    """Also as the first token, which is drawn from what was read before."""
+    stops = (1, 4)
+    flat = SamplingConfig(temperature=2.0)
+    at = jnp.tile(jnp.arange(3), (2, 8))
+    drawn = all_prefixes(jit, make, flat, at, key_grid(2, 24), stop_ids=stops)
+    ended = np.isin(np.asarray(drawn.tokens), stops)
+    np.testing.assert_array_equal(ended.any(-1), drawn.finished)
+    length = np.where(ended.any(-1), ended.argmax(-1) + 1, 4)
+    np.testing.assert_array_equal(length, drawn.length)
+    assert {1, 2, 4} <= set(length.ravel().tolist())  # or there is little to see
+    behind = np.arange(4) >= length[..., None]
+    assert not np.asarray(drawn.tokens)[behind].any()
+    assert not np.asarray(drawn.logprob)[behind].any()
 
 
 def test_the_heads_are_those_behind_the_prefix(make, jit):
-    _, policy, params = make()
+    _, policy, params = make(layers=1)
     prefixes = reader(jit, policy, PLAIN)(params, TOKENS, ENDS)
     output = jit(policy.forward)(params, jnp.pad(TOKENS, ((0, 0), (0, 1))))
     rows = jnp.arange(2)[:, None]
