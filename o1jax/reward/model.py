@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from o1jax.config import configurable
 from o1jax.policy.policy import PolicyConfig, build_policy
 from o1jax.reward.readout import (
+    goal_log_odds,
+    goal_token,
     in_response,
     label_log_odds,
     step_log_odds,
@@ -26,7 +28,7 @@ from o1jax.reward.readout import (
 )
 from o1jax.types import Params
 
-Readout = Literal["logodds", "head", "label"]
+Readout = Literal["logodds", "head", "label", "goal"]
 Trunk = Literal["policy", "frozen", "new"]
 
 
@@ -43,6 +45,7 @@ class RewardModelConfig:
     heads: int = 1  # of an ensemble, for readout head
     yes: str = ""  # words of readout label; "": the tokenizer's unk and bos
     no: str = ""
+    goal: int = 2  # of readout goal: which token of the prompt it is, from the end
 
     def __post_init__(self) -> None:
         for name, known in (("readout", Readout), ("trunk", Trunk)):
@@ -54,6 +57,8 @@ class RewardModelConfig:
             raise ValueError(f"heads ({self.heads}) needs readout head")
         if self.policy is not None and self.trunk != "new":
             raise ValueError(f"policy is the size of a new trunk, not of {self.trunk}")
+        if self.goal < 1:
+            raise ValueError("goal must be at least 1: the last token of the prompt")
         if (self.yes or self.no) and self.readout != "label":
             raise ValueError(f"yes and no are for readout label, not {self.readout}")
 
@@ -86,6 +91,16 @@ class Read(Protocol):
     ) -> tuple[jax.Array, jax.Array]: ...
 
 
+class Goals(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        prompt_length: jax.Array,
+        at: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]: ...
+
+
 class RewardModel(NamedTuple):
     """Pure functions; build one with `build_reward_model`.
 
@@ -97,6 +112,9 @@ class RewardModel(NamedTuple):
       response's tokens from the same forward.
     trainable(params) -> bools: what an optimizer may touch. The gradient of the rest is
       0 already, but weight decay asks for no gradient.
+    goals(params, tokens, prompt_length, at i32[B, J]) -> (own f32[B, J], every
+      f32[B, J, V]): log-odds behind the tokens `at` that the question's own goal is
+      within reach, and that each token would be if it were the goal. Of readout goal.
     """
 
     init: Init
@@ -104,6 +122,7 @@ class RewardModel(NamedTuple):
     read: Read | None = None
     trainable: Callable[[Params], Params] | None = None
     config: RewardModelConfig = RewardModelConfig()
+    goals: Goals | None = None
 
 
 def build_reward_model(
@@ -161,7 +180,7 @@ def build_reward_model(
             trunk = jax.lax.stop_gradient(trunk)
         if config.readout == "head":
             trunk = trunk | readout
-        if config.readout == "label":  # one place more, behind the last token
+        if config.readout in ("label", "goal"):  # a place more, behind the last token
             output = net.forward(trunk, jnp.pad(tokens, ((0, 0), (0, 1))))
         else:
             output = net.forward(trunk, tokens)
@@ -174,8 +193,11 @@ def build_reward_model(
         else:
             if config.readout == "logodds":
                 raw = step_log_odds(logprob, step_end, prompt_length)
-            else:
+            elif config.readout == "label":
                 raw = label_log_odds(output.logits, yes_id, no_id)
+            else:
+                goal = goal_token(tokens, prompt_length, config.goal)
+                raw = goal_log_odds(output.logits, goal)
             scores = readout["scale"] * raw + readout["bias"]
         step_end = jnp.broadcast_to(step_end, scores.shape)
         return jnp.where(step_end, scores, 0.0), logprob
@@ -189,9 +211,23 @@ def build_reward_model(
     ) -> jax.Array:
         return read(params, tokens, prompt_length, length, step_end)[0]
 
+    def goals(
+        params: Params, tokens: jax.Array, prompt_length: jax.Array, at: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        trunk, readout = params["net"], params["readout"]
+        if config.trunk == "frozen":
+            trunk = jax.lax.stop_gradient(trunk)
+        logits = net.forward(trunk, jnp.pad(tokens, ((0, 0), (0, 1)))).logits
+        every = jnp.take_along_axis(logits, at[..., None] + 1, axis=1)
+        every = readout["scale"] * every + readout["bias"]
+        goal = goal_token(tokens, prompt_length, config.goal)
+        own = jnp.take_along_axis(every, goal[:, None, None], axis=-1)
+        return own[..., 0], every
+
     def trainable(params: Params) -> Params:
         train = {"net": config.trunk != "frozen", "readout": True}
         of_part = lambda part: jax.tree.map(lambda _: train[part], params[part])
         return {part: of_part(part) for part in params}
 
-    return RewardModel(init, score, read, trainable, config)
+    of_goals = goals if config.readout == "goal" else None
+    return RewardModel(init, score, read, trainable, config, of_goals)

@@ -3,7 +3,8 @@
 In: logits f32[B, T, V] about token t, the tokens, where steps end. Out: f32[B, T],
 log-odds at step ends. "logodds" reads how likely the network finds the step itself; it
 generalises where a scalar head on the same trunk learns its traces by heart. "label" is
-the generative verifier of Zhang et al. 2024, arXiv 2408.15240.
+the generative verifier of Zhang et al. 2024, arXiv 2408.15240. "goal" reads the logit
+of what the question asks for (Schaul et al. 2015, values of many goals).
 """
 
 import chex
@@ -62,3 +63,17 @@ def label_log_odds(logits: jax.Array, yes_id: int, no_id: int) -> jax.Array:
     """f32[B, T] of logits [B, T + 1, V]: yes against no as the token behind token t."""
     behind = logits[:, 1:]
     return behind[..., yes_id] - behind[..., no_id]
+
+
+def goal_token(
+    tokens: jax.Array, prompt_length: jax.Array, from_end: int
+) -> jax.Array:  # i32[B]
+    """What the question asks for: the prompt's last token but from_end - 1."""
+    at = jnp.maximum(prompt_length - from_end, 0)[:, None]
+    return jnp.take_along_axis(tokens, at, axis=1)[:, 0]
+
+
+def goal_log_odds(logits: jax.Array, goal: jax.Array) -> jax.Array:
+    """f32[B, T] of logits [B, T + 1, V]: that of the goal i32[B] behind token t."""
+    behind = logits[:, 1:]
+    return jnp.take_along_axis(behind, goal[:, None, None], axis=-1)[..., 0]

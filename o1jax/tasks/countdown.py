@@ -263,3 +263,15 @@ class Countdown(StepTask):
     def value(self, state: State) -> float:
         """1.0 if the remaining numbers reach the target, by enumeration."""
         return float(reachable(state.remaining, self.max_value) >> state.target & 1)
+
+    @property
+    def goals(self) -> tuple[str, ...]:
+        """The targets that a question may ask for."""
+        return tuple(map(str, range(self.min_target, self.max_target + 1)))
+
+    def reach(self, example: Example, steps: Sequence[str]) -> np.ndarray:  # bool[G]
+        """Which of the goals these steps leave within reach; none after a fault."""
+        after = self.state_after(example, steps)
+        bits = 0 if after is None else reachable(after.remaining, self.max_value)
+        targets = range(self.min_target, self.max_target + 1)
+        return np.array([bits >> target & 1 for target in targets], bool)

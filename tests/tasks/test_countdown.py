@@ -154,6 +154,19 @@ def test_state_value_is_the_best_over_all_continuations():
             assert TASK.state_value(example, [move.step]) == max(grades)
 
 
+def test_reach_is_the_state_value_under_every_other_target():
+    for i in range(8):
+        example = TASK.example(1, "train", i)
+        numbers, _ = example.hidden
+        moves = [move.step for move in legal_moves(numbers)]
+        for steps in ([], *([step] for step in moves[:4]), ["1 + 1 = 3 , 3"]):
+            reach = TASK.reach(example, steps)
+            assert len(reach) == len(TASK.goals)
+            for goal, found in zip(TASK.goals, reach):
+                asked = TASK.parse(f"{' '.join(map(str, numbers))} -> {goal}")
+                assert found == TASK.state_value(asked, steps)
+
+
 def test_solve():
     assert solve([7, 3, 5], 22) == ("5 * 3 = 15 , 7 15", "15 + 7 = 22 , 22")
     assert solve([1, 1, 1], 50) is None
