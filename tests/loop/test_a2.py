@@ -1,5 +1,6 @@
 """A2: what selectors earn among the same samples, and when a plateau is none."""
 
+import json
 from types import SimpleNamespace
 
 import jax
@@ -110,7 +111,9 @@ def test_a_plateau_passes_and_what_is_none_fails():
 
 
 def test_the_report_shows_every_selector_at_every_k():
-    curves, gains = a2.analyse(evidence(np.linspace(0.3, 0.5, 11))).sections
+    found = a2.analyse(evidence(np.linspace(0.3, 0.5, 11)))
+    json.dumps([found.checks, found.sections])  # plain numbers and truths only
+    curves, gains = found.sections
     rows = curves["table"]["rows"]
     assert [row[0] for row in rows] == [2**i for i in range(11)]
     assert rows[-1][2:] == [[pytest.approx(0.5)] * 3] * 3

@@ -1,5 +1,7 @@
 """A3: reward models choose among shared samples; the checks tell who is better."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -85,7 +87,7 @@ def test_arms_choose_among_the_same_samples(run, monkeypatch):
     np.testing.assert_array_equal(found.tokens, guessed.tokens)
     facts = found.facts
     assert facts["labels"] <= 64 and facts["epochs"] >= 1
-    assert facts["train_flops"] > 0 and facts["label_flops"] > 0
+    assert facts["train_flops"] > 0 and facts["data_flops"] > 0
     assert facts["judged"] == {"step_auc": 1.0}  # without what the report can't hold
 
 
@@ -116,18 +118,19 @@ def test_a_model_finds_the_right_sample(run, learns, monkeypatch):
     data = Data(rows, {"labels": 512})
     monkeypatch.setitem(verify.MAKERS, learns, lambda *_: data)
     monkeypatch.setattr(verify, "Judge", Judged)
-    trained = verify.train_verifier(run, config(learns=learns, steps=60))
+    method = verify.Verify(config(learns=learns, steps=60), how="last")
+    trained = verify.train_verifier(run, method.reward)
     assert trained.facts["epochs"] == 60 * 32 / 512
     assert trained.facts["judged"] == {"step_auc": 1.0}
     # Five problems with five samples each, all answers in turn.
     x, y = (part.ravel() for part in np.indices((5, 5)))
-    pool = pools.Pool(texts(x, y), np.eye(5), [], np.zeros((5, 5)), *np.ones((2, 5)))
-    score, flops = verify.score_pool(run, trained, pool, learns)
-    assert score.argmax(1).tolist() == [0, 1, 2, 3, 4]
+    rows = texts(x, y)
+    score, flops = verify.score_rows(run, trained, rows, method)
+    assert score.reshape(5, 5).argmax(1).tolist() == [0, 1, 2, 3, 4]
     assert flops > 0
     # The steps of a text without any are not all right.
-    empty = pool.rows.replace(tokens=np.zeros_like(pool.rows.tokens))
-    score, _ = verify.score_pool(run, trained, pool._replace(rows=empty), learns)
+    empty = rows.replace(tokens=np.zeros_like(rows.tokens))
+    score, _ = verify.score_rows(run, trained, empty, method)
     assert np.all(score < -1000)
 
 
@@ -200,9 +203,9 @@ def test_the_checks_tell_who_is_better():
 
 def test_the_report_compares_per_trace_and_per_label():
     levels = {"prm": (0.3, 0.9), "orm": (0.3, 0.7), "majority": (0.3, 0.6)}
-    curves, differences, models = a3.analyse(
-        evidence(**levels, policy=(0.3, 0.5))
-    ).sections
+    found = a3.analyse(evidence(**levels, policy=(0.3, 0.5)))
+    json.dumps([found.checks, found.sections])  # plain numbers and truths only
+    curves, differences, models = found.sections
     assert [row[0] for row in curves["table"]["rows"]] == [2**i for i in range(9)]
     rows = {tuple(row[:2]): row[2:] for row in differences["table"]["rows"]}
     # At N = 64, six of eight steps up: 0.3 + 0.6 * 6 / 8 less 0.3 + 0.4 * 6 / 8.

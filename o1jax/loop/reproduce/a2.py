@@ -125,7 +125,7 @@ def _plateau(curves: dict[str, np.ndarray], k: np.ndarray) -> Check:
     return Check(
         f"every selector has a plateau: at most {LAST} more in each doubling from "
         f"k = {k[-3]} to {k[-1]}",
-        max(s.max() for s in steps.values()) <= LAST,
+        bool(max(s.max() for s in steps.values()) <= LAST),
         ", ".join(f"{n} {s[0]:+.4f} {s[1]:+.4f}" for n, s in steps.items()),
     )
 

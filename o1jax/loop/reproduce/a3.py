@@ -47,7 +47,7 @@ FACTS = {
     "step_auc": "step AUC",
     "ece": "ECE",
     "first_error_f1": "first-error F1",
-    "label_flops": "FLOP of labels",
+    "data_flops": "FLOP of data",
     "train_flops": "FLOP of training",
 }
 
@@ -241,8 +241,8 @@ def _models(evidence: Evidence) -> dict[str, Any]:
     return {
         "name": "The reward models",
         "text": "Means over seeds. Judged on held-out traces by the oracle's labels of "
-        "steps, which an outcome model has never seen. FLOP of labels include the "
-        "sampling of the traces.",
+        "steps, which an outcome model has never seen. FLOP of data: the "
+        "sampling of traces, and their labels.",
         "table": {
             "columns": ["model", *FACTS.values(), f"weighted vote of {AT}"],
             "rows": rows,

@@ -20,19 +20,19 @@ from o1jax.learn.update import build_update, jit_update
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.reproduce.claim import Predictions
 from o1jax.loop.reproduce.pool import Pool, powers, shared_pool
-from o1jax.loop.reward_data import MAKERS
+from o1jax.loop.reward_data import MAKERS, Data
 from o1jax.loop.reward_model import Judge, TrainReward, objective_of
 from o1jax.loop.searching import step_end_ids
-from o1jax.loop.traces import closing
+from o1jax.loop.traces import Traces, closing
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import put_batch
 from o1jax.parallel.sharding import TRANSFORMER_RULES
-from o1jax.reward.aggregate import log_product
+from o1jax.reward.aggregate import SMALLEST, Aggregate, aggregate, log_product
 from o1jax.reward.losses import outcome_logit
 from o1jax.reward.model import RewardModel
 from o1jax.selection import best_at_k, weighted_at_k
 from o1jax.tasks.task import Example
-from o1jax.types import Params
+from o1jax.types import Params, Trajectory
 
 ROWS = 2048  # scored by a call
 
@@ -44,6 +44,7 @@ class Verify:
     reward: TrainReward
     samples: int = 256
     draws: int = 200  # subsets of each size that vote
+    how: Aggregate = "product"  # of steps; outcomes are read as they were trained
 
 
 class Trained(NamedTuple):
@@ -68,14 +69,18 @@ def verify(
     run.params = params
     pool = shared_pool(run, key, examples, method.samples)
     trained = train_verifier(run, method.reward)
-    score, flops = score_pool(run, trained, pool, method.reward.learns)
+    score, flops = score_rows(run, trained, pool.rows, method)
     return choose(pool, score, flops, trained.facts, draws=method.draws)
 
 
 def choose(
     pool: Pool, score: np.ndarray, flops: float, facts: dict[str, Any], *, draws: int
 ) -> Predictions:
-    """What scores [P, N] make of a pool; `flops` is what they cost a problem."""
+    """What a score of each sample, a log of its worth, makes of a pool.
+
+    `flops` is what all scores cost.
+    """
+    score = score.reshape(pool.right.shape)
     ks = powers(pool.samples)
     best = best_at_k(score, pool.right, ks).per_problem.T
     # Only ratios within a problem count: dividing by the largest keeps them in range.
@@ -86,7 +91,7 @@ def choose(
         right=np.take_along_axis(pool.right, chosen, 1)[:, 0].astype(int),
         samples=np.ones(len(score), int),
         tokens=pool.tokens,
-        flops=pool.flops + flops,
+        flops=pool.flops + flops / len(score),
         extra={
             "best": best.tolist(),
             "vote": vote.per_problem.T.tolist(),
@@ -96,12 +101,17 @@ def choose(
     )
 
 
-def train_verifier(run: Workdir, config: TrainReward) -> Trained:
-    """What the stage does, without its checkpoints: an arm is done or is not."""
+def train_verifier(
+    run: Workdir, config: TrainReward, data: Data | None = None
+) -> Trained:
+    """What the stage does, without its checkpoints: an arm is done or is not.
+
+    `data` instead of what the config says.
+    """
     spent = lambda: run.ledger.total()["flops"]
     began = spent()
-    data = MAKERS[config.learns](run, config, run.task(config))
-    labelled = spent()
+    data = data or MAKERS[config.learns](run, config, run.task(config))
+    sampled = spent()
     model = run.build_reward_model(config)
     optimizer = build_optimizer(config.optimizer, config.steps, model.trainable)
     # Jitted: op by op it would compile each of them.
@@ -127,26 +137,29 @@ def train_verifier(run: Workdir, config: TrainReward) -> Trained:
         "judged": {name: x for name, x in judged.items() if name != "reliability"},
         "loss": float(values["loss"]),
         "epochs": stream.epochs,
-        "label_flops": labelled - began,
+        "data_flops": sampled - began,
         "train_flops": config.steps * flops,
     }
     return Trained(model, state.params, facts)
 
 
-def score_pool(
-    run: Workdir, trained: Trained, pool: Pool, learns: str
+def score_rows(
+    run: Workdir, trained: Trained, rows: Trajectory | Traces, method: Verify
 ) -> tuple[np.ndarray, float]:
-    """(log of the worth f64[P, N] of each sample, FLOPs a problem)."""
-    model, rows = trained.model, pool.rows
+    """(log of the worth f64[R] of each response, FLOPs)."""
+    model = trained.model
     readout = model.config.readout
 
     @jax.jit
     def worth(params: Params, *part: jax.Array) -> jax.Array:
         scores, step_end = model.score(params, *part), part[-1]
-        if learns == "outcome":
+        if method.reward.learns == "outcome":
             log_p = jax.nn.log_sigmoid(outcome_logit(scores, step_end, readout))
-        else:
+        elif method.how == "product":
             log_p = log_product(scores, step_end)
+        else:
+            p = aggregate(scores, step_end, method.how)
+            log_p = jnp.log(jnp.maximum(p, SMALLEST))
         # A text without a step is no answer.
         return jnp.where(step_end.any(-1), log_p, -1e4)
 
@@ -157,5 +170,4 @@ def score_pool(
         part = [x[start : start + ROWS] for x in columns]
         found.append(np.asarray(worth(trained.params, *part), float))
         flops += count_flops(model.score, trained.params, *part).flops
-    score = np.concatenate(found).reshape(pool.right.shape)
-    return score, flops / len(score)
+    return np.concatenate(found), flops
