@@ -129,6 +129,11 @@ def o1jax(tmp_path):
             "width 6 of 'head' does not divide 4",
         ),
         (["eval", "."], ". is no workdir: it has no config.gin"),
+        (["eval", ".", "--guide", "prm"], "eval: --guide needs --search METHOD"),
+        (
+            ["ask", ".", "1 2 -> 3", "--guide", "prm"],
+            "ask: --guide needs --search METHOD",
+        ),
         (
             ["eval", ".", "--problems", "0"],
             "eval: argument --problems: '0' is not a count of 1 or more",
