@@ -82,11 +82,13 @@ def unverified(
 
 
 def reward(learns: str, traces: int, **changes: Any) -> TrainReward:
-    """Both sides alike; chosen on policies of other seeds, for both."""
+    """Both sides alike. Chosen on the policy of seed 100: with 2,048 traces 400 steps
+    gain an outcome model nothing over 150, and 3e-4 gains a process model nothing.
+    """
     settings = {
         "rows": 128,
         "microbatches": 4,
-        "steps": 400,
+        "steps": 150 if traces <= FEW else 400,
         "optimizer": OptimizerConfig(learning_rate=1e-3),
         "probe": Probe(),
         **changes,
