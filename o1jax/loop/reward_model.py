@@ -18,6 +18,7 @@ from o1jax.config import configurable
 from o1jax.data.rows import RowStream
 from o1jax.learn.objectives import Objective
 from o1jax.learn.optimizer import OptimizerConfig
+from o1jax.loop.goal_data import goal_ids
 from o1jax.loop.labelling import Labels
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.probe import Probe
@@ -27,6 +28,7 @@ from o1jax.loop.traces import TraceConfig, Traces, up_to_first_error
 from o1jax.loop.train import Learner, train
 from o1jax.loop.workdir import StageRecord, Workdir
 from o1jax.reward.demonstrations import demonstration_objective
+from o1jax.reward.goals import goal_objective
 from o1jax.reward.losses import reward_objective
 from o1jax.reward.metrics import judge, step_auc
 from o1jax.reward.model import RewardModel, RewardModelConfig
@@ -34,7 +36,7 @@ from o1jax.reward.preference import preference_objective
 from o1jax.tasks.task import Task
 from o1jax.types import Params, StepLabels
 
-Learns = Literal["steps", "outcome", "pairs", "demonstrations"]
+Learns = Literal["steps", "goals", "outcome", "pairs", "demonstrations"]
 RESAMPLES = 200  # of the interval of the AUC
 ROWS_AT_ONCE = 256  # held-out traces scored by a call
 
@@ -46,8 +48,9 @@ class TrainReward:
 
     name: str = "reward"
     task: Task | None = None  # default: the experiment's
-    # steps: is each step right; outcome: is the answer; pairs: which of two answers is
-    # better; demonstrations: is it the expert's or the policy's.
+    # steps: is each step right; goals: that, and would it be for the task's other goals
+    # (readout goal); outcome: is the answer; pairs: which of two answers is better;
+    # demonstrations: is it the expert's or the policy's.
     learns: Learns = "steps"
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     traces: TraceConfig = field(default_factory=TraceConfig)
@@ -55,6 +58,7 @@ class TrainReward:
     pairs_file: str = ""  # a JSONL of pairs; "": right against wrong samples
     pairs_a_question: int = 4  # at most, of samples
     language_weight: float = 0.0  # of next-token prediction on what is right
+    goal_weight: float = 10.0  # of all goals beside the question's own
     rows: int = 64  # of a batch
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-3)
@@ -80,6 +84,10 @@ class TrainReward:
             raise ValueError(
                 f"microbatches ({self.microbatches}) must divide rows ({self.rows})"
             )
+        if not self.goal_weight >= 0:
+            raise ValueError("goal_weight must not be negative")
+        if self.learns == "goals" and self.model.readout != "goal":
+            raise ValueError("learns 'goals' needs RewardModelConfig.readout 'goal'")
         if self.language_weight and self.learns not in ("steps", "outcome"):
             raise ValueError(f"language_weight is not for learns {self.learns!r}")
         if self.pairs_file and self.learns != "pairs":
@@ -97,7 +105,7 @@ def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:
     model = run.build_reward_model(config)
     judged = Judge(run, config, model)
     learner = Learner(
-        objective=objective_of(model, config),
+        objective=_objective(run, model, config),
         stream=_stream(run, config, data),
         probe=judged.quick,
         folder=run.rewards(index),
@@ -128,8 +136,15 @@ def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:
     )
 
 
+def _objective(run: Workdir, model: RewardModel, config: TrainReward) -> Objective:
+    if config.learns != "goals":
+        return objective_of(model, config)
+    ids = goal_ids(run, config)
+    return Objective(*goal_objective(model, ids, goal_weight=config.goal_weight))
+
+
 def objective_of(model: RewardModel, config: TrainReward) -> Objective:
-    """The loss that goes with what the model learns from."""
+    """The loss that goes with what the model learns from, but for goals."""
     whole = "product" if config.model.readout == "logodds" else "last"
     if config.learns == "pairs":
         return Objective(*preference_objective(model, whole))

@@ -7,6 +7,7 @@ from typing import Any
 
 LEARNED = {
     "steps": "whether each step is right",
+    "goals": "whether each step is right, under every goal",
     "outcome": "whether the answer is right",
     "pairs": "which of two answers is better",
     "demonstrations": "worked solutions against the policy's own",

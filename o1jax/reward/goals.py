@@ -28,6 +28,11 @@ class GoalLabels:
     labels: StepLabels
     reach: jax.Array  # u8[B, J, ceil(G / 8)]  by np.packbits, of each closed step
 
+    @property
+    def tokens(self) -> jax.Array:
+        """i32[B, T]: what is read."""
+        return self.labels.tokens
+
 
 def pack_goals(reach: np.ndarray) -> np.ndarray:
     """u8[..., ceil(G / 8)] of bool[..., G]."""
