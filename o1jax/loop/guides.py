@@ -31,6 +31,8 @@ class Verifier:
 
     noise: float = 0.0  # standard deviation of what is added to the value of a state
     seed: int = 0  # of the noise
+    # Of whole answers alone; what is not finished is worth 1/2, for nothing is known.
+    outcome_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.noise >= 0:
@@ -97,6 +99,8 @@ def state_value(
     *steps, rest = text.split(STEP_END)
     if finished:
         worth = task.grade(example, text)
+    elif config.outcome_only:
+        return 0.5
     elif (known := task.state_value(example, steps)) is None:
         raise ValueError(f"task {task.name} has no state values to guide a search")
     else:

@@ -6,6 +6,7 @@ policy end (Wang et al. 2023, arXiv 2312.08935), of every step or, by binary sea
 a few (Luo et al. 2024, arXiv 2406.06592).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,17 +14,24 @@ import jax
 import numpy as np
 
 from o1jax.config import configurable
+from o1jax.loop.guides import Verifier
+from o1jax.loop.methods import Search
 from o1jax.loop.metrics import progress
 from o1jax.loop.rollouts import Continuer, Programs
+from o1jax.loop.searching import Searcher
 from o1jax.loop.traces import Traces, up_to_first_error
 from o1jax.loop.workdir import Workdir
 from o1jax.reward.labels import Labelled as Values
 from o1jax.reward.labels import by_binary_search, by_rollouts
 from o1jax.rollout.sampling import SamplingConfig
-from o1jax.tasks.task import Task
+from o1jax.search.harvest import leaves
+from o1jax.search.targets import step_labels
+from o1jax.tasks.task import Example, Task
 from o1jax.types import StepLabels
 
-Source = Literal["oracle", "rollouts", "binary"]
+Source = Literal["oracle", "rollouts", "binary", "tree"]
+# It is told which answers are right, and nothing else.
+FOR_ANSWERS = Search("mcts", budget=16, verifier=Verifier(outcome_only=True))
 CHUNK = 256  # traces whose keys and values are held at once
 GROUP = 4  # continuations that a binary search draws before it looks
 
@@ -34,21 +42,24 @@ class Labels:
     """Who says whether a step is right."""
 
     # oracle: the task; rollouts: continuations from every step; binary: continuations
-    # in search of the first error.
+    # in search of the first error; tree: mean returns of a search for right answers.
     source: Source = "oracle"
     rollouts: int = 8  # continuations of a step
     hard: bool = False  # rollouts: 1 if any of them is right, not how many are
     # Steps behind the first wrong one: without weight, or labelled like all others.
     after_error: Literal["mask", "keep"] = "mask"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    search: Search = field(default_factory=lambda: FOR_ANSWERS)  # tree
+    min_visits: int = 2  # tree: of a step that is not the last of an answer
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
             raise ValueError(f"source must be one of {', '.join(get_args(Source))}")
         if self.after_error not in ("mask", "keep"):
             raise ValueError("after_error must be mask or keep")
-        if self.rollouts < 1:
-            raise ValueError("rollouts must be at least 1")
+        for name in ("rollouts", "min_visits"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
 
 
 class Labelled(NamedTuple):
@@ -80,6 +91,34 @@ def label(
     return Labelled(labels, {"labelled by": config.source, **facts})
 
 
+def from_trees(
+    run: Workdir,
+    examples: Sequence[Example],
+    config: Labels,
+    *,
+    task: Task,
+    key: jax.Array,
+) -> Labelled:
+    """Steps of searches for right answers, with the mean returns of their nodes.
+
+    Every path to a leaf is a row. Zhang et al. 2024 (ReST-MCTS*), arXiv 2406.03816;
+    simplified: the value of a step is its own, not weighted by how far the end is.
+    """
+    search = Searcher(run, examples, task, config.search, graded=False)
+    before = run.ledger.state()["accounts"]["reward"]
+    rows, found = search.width, []
+    trees = search.trees(run.current_params(), key, kind="reward")
+    with progress(len(examples), "labels: tree") as bar:
+        for nodes, asked in trees:
+            at = leaves(nodes)
+            found.append(
+                step_labels(nodes, asked, at, min_visits=config.min_visits, width=rows)
+            )
+            bar.advance(int((asked.prompt_id >= 0).sum()))
+    labels = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    return Labelled(labels, _spent_since(run, before) | {"leaves": len(labels.length)})
+
+
 def from_rollouts(
     run: Workdir, traces: Traces, config: Labels, *, task: Task, key: jax.Array
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -107,10 +146,13 @@ def from_rollouts(
                 queries + int(found.queries.sum()),
             )
             bar.advance(len(index), metrics={"rollouts": used})
+    return value, {"rollouts": used, "queries": queries} | _spent_since(run, before)
+
+
+def _spent_since(run: Workdir, before: dict[str, Any]) -> dict[str, Any]:
+    """What labels cost since the account of reward stood there."""
     after = run.ledger.state()["accounts"]["reward"]
-    spent = {name: after[name] - before[name] for name in ("tokens", "flops")}
-    facts = {"rollouts": used, "queries": queries, "label_tokens": spent["tokens"]}
-    return value, facts | {"label_flops": spent["flops"]}
+    return {f"label_{name}": after[name] - before[name] for name in ("tokens", "flops")}
 
 
 def _ask(chunk: Traces, succeeds: Continuer, config: Labels) -> Values:

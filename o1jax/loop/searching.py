@@ -6,7 +6,7 @@ problems; grading comes after all searching, so what a search finds is never tol
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -128,6 +128,28 @@ class Searcher:
             seconds=time.monotonic() - began,
         )
         return arrays._replace(texts=[text for part in parts for text in part.texts])
+
+    @property
+    def width(self) -> int:
+        """Tokens of a question and the longest answer that a search may find."""
+        return self._length + (self.config.depth + 1) * self.config.steps.room
+
+    def trees(
+        self, params: Params, key: jax.Array, *, kind: str = "search"
+    ) -> Iterator[tuple[Nodes, Prompts]]:
+        """The trees of all questions, chunk by chunk, to learn from: nothing is graded.
+
+        A row of the prompts whose prompt_id is -1 fills the last chunk up; its tree is
+        a finished root. Booked in the ledger as `kind`.
+        """
+        for start in range(0, len(self._examples), self._chunk):
+            began = time.monotonic()
+            nodes, _, account = self._nodes(params, key, start)
+            asked = self._examples[start : start + self._chunk]
+            spent = Spent(*(float(x[: len(asked)].sum()) for x in account))
+            seconds = time.monotonic() - began
+            self._run.ledger.add_spent(kind, spent, seconds=seconds)
+            yield nodes, self._prompts(asked, self._chunk)
 
     def trace(self, params: Params, key: jax.Array) -> Trace:
         """The tree of the first question, with the task's verdict on every step."""

@@ -10,17 +10,22 @@ import pytest
 import o1jax.loop.experiment  # noqa: F401  registers every config class
 from o1jax.config import load
 from o1jax.loop import reward_data
+from o1jax.loop.guides import Verifier
 from o1jax.loop.labelling import Labels
+from o1jax.loop.methods import Search
 from o1jax.loop.reward_model import TrainReward, train_reward
 from o1jax.loop.traces import TraceConfig, first_error
 from o1jax.loop.workdir import Workdir
 from o1jax.reward.model import RewardModelConfig
+from o1jax.search.steps import Steps
 from o1jax.types import StepLabels
 
 # The policy of the tiny run knows little: many of its responses close no step at all.
 TRACES = TraceConfig(problems=48, samples=4)
 SMALL = dict(rows=16, steps=6, traces=TRACES, held_out=TraceConfig(24, 4))
 
+SEARCH = Search(budget=8, steps=Steps(tokens=3), verifier=Verifier(outcome_only=True))
+TREE = Labels(source="tree", search=SEARCH)
 
 EXPERIMENT = """
 Experiment.task = @Chain()
@@ -81,6 +86,7 @@ def trained(run, **options):
         {"learns": "demonstrations"},
         {"labels": Labels(source="rollouts", rollouts=2)},
         {"labels": Labels(source="binary", rollouts=2)},
+        {"labels": TREE, "traces": TraceConfig(8)},
     ],
     ids=lambda o: "-".join(f"{k}" for k in o) or "oracle",
 )
