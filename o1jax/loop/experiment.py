@@ -16,6 +16,7 @@ from o1jax.loop.reward_model import TrainReward
 from o1jax.parallel.mesh import MeshConfig
 from o1jax.policy.policy import PolicyConfig
 from o1jax.rollout.decode import SamplerConfig
+from o1jax.search.pages import GUIDES
 from o1jax.tasks import Chain
 from o1jax.tasks.task import Task
 
@@ -55,3 +56,9 @@ class Experiment:
                 raise ValueError(f"stages: name {name!r} is not letters and digits")
             if names.count(name) > 1:
                 raise ValueError(f"stages: two stages are named {name!r}")
+        for stage in self.stages:
+            if isinstance(stage, TrainReward) and stage.name in (*GUIDES, "verifier"):
+                raise ValueError(
+                    f"stages: a reward model is named {stage.name!r}, which is the "
+                    "name of another guide"
+                )

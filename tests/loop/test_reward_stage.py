@@ -231,3 +231,11 @@ def test_damaged_data_are_made_again(run):
     again = reward_data.prepare(run, index, stage).rows
     assert isinstance(again, StepLabels)
     jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_a_reward_model_may_not_have_the_name_of_another_guide():
+    from o1jax.loop.experiment import Experiment
+
+    for name in ("likelihood", "verifier"):
+        with pytest.raises(ValueError, match=f"{name}.* name of another guide"):
+            Experiment(stages=(TrainReward(name=name),))
