@@ -13,6 +13,7 @@ import worker  # isort: skip  (pins the process first)
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from run import machine
 from tables import number, table
 
 import o1jax.loop.experiment  # noqa: F401  registers every config class
@@ -152,16 +154,24 @@ class Bench:
         return {"one forward": once, "one forward a step": each}
 
 
-def in_turns(sides: dict[str, worker.Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side, round by round, after a warm-up."""
+def in_turns(
+    sides: dict[str, worker.Run], rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """(seconds, seconds of CPU) of each side, round by round, after a warm-up.
+
+    On one pinned core both are the same, unless something else runs there.
+    """
     for run in sides.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for turn in range(rounds):
         names = list(sides)
         for name in names[turn % 2 :] + names[: turn % 2]:
-            seconds[name].append(worker.measure(sides[name])["seconds"])
-    return seconds
+            busy = time.process_time()
+            measured = worker.measure(sides[name])
+            busy = (time.process_time() - busy) / measured["calls"]
+            found[name].append((measured["seconds"], busy))
+    return found
 
 
 def outcomes(bench: Bench, count: int) -> np.ndarray:
@@ -264,10 +274,13 @@ def speed(bench: Bench, rounds: int) -> dict[str, Any]:
         ("labels", labels, sides),
         ("scores", int(traces.steps.sum()), bench.scoring(traces)),
     ):
-        seconds = in_turns(these, rounds)
-        first, second = seconds.values()
-        found[f"{name}/s"] = {k: work / median(v) for k, v in seconds.items()}
-        found[f"{name}_ratios"] = [b / a for a, b in zip(first, second)]
+        taken = in_turns(these, rounds)
+        first, second = taken.values()
+        found[f"{name}/s"] = {
+            k: work / median(seconds for seconds, _ in v) for k, v in taken.items()
+        }
+        found[f"{name}_ratios"] = [b[0] / a[0] for a, b in zip(first, second)]
+        found[f"{name}_cpu_ratios"] = [b[1] / a[1] for a, b in zip(first, second)]
     return found
 
 
@@ -283,12 +296,13 @@ def render(found: dict[str, Any]) -> str:
                 peer,
                 f"**{median(ratio):.2f}x**",
                 f"[{min(ratio):.2f}, {max(ratio):.2f}]",
+                f"{median(speed[f'{what}_cpu_ratios']):.2f}x",
                 f"{goal}x",
                 number(ours),
                 number(theirs),
             ]
         )
-    head = ["what", "peer", "ratio", "spread", "goal", "o1jax", "peer"]
+    head = ["what", "peer", "ratio", "spread", "of CPU time", "goal", "o1jax", "peer"]
     text = table(head, rows)
     shown = lambda x: f"{x:.3f}"
     head = ["labels", "rollouts a step", "used a trace", "AUC"]
@@ -329,6 +343,8 @@ def main() -> None:
     bench = Bench(args.run, args.traces)
     rows = costs(bench)
     found = {
+        "machine": machine(int(os.environ.get("BENCH_CORE", "0"))),
+        "load": os.getloadavg()[0],  # ratios of a busy machine are still in turns
         "pass@1": float((bench.traces.grades >= 1).mean()),
         "cost_traces": args.traces,
         "speed": speed(bench, args.rounds),

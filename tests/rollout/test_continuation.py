@@ -119,21 +119,21 @@ def test_the_likeliest_path_is_that_of_the_sampler(make, jit):
 def test_recorded_logprobs_are_those_of_forward(make, jit, sampling):
     _, policy, params = make(layers=2)
     at = jnp.array([[0, 1, 2, 2], [2, 0, 1, 1]])
-    drawn = all_prefixes(jit, make, sampling, at, key_grid(2, 4), layers=2)
-    assert int(drawn.length.max()) == 4  # or there is little to see
-    texts = np.zeros((8, 12), np.int32)
+    drawn = all_prefixes(jit, make, sampling, at, key_grid(2, 4), layers=2, room=12)
+    assert int(drawn.length.max()) == 12  # more than one chunk of keys and values
+    texts = np.zeros((8, 20), np.int32)
     for i in range(8):
         row, m = divmod(i, 4)
         n = int(ENDS[row, at[row, m]]) + 1
         texts[i, :n] = TOKENS[row, :n]
-        texts[i, n : n + 4] = drawn.tokens[row, m]
+        texts[i, n : n + 12] = drawn.tokens[row, m]
     logits = jit(policy.forward)(params, jnp.asarray(texts)).logits
     logprobs = np.asarray(sampling_logprobs(logits, sampling))
     for i in range(8):
         row, m = divmod(i, 4)
         n, length = int(ENDS[row, at[row, m]]) + 1, int(drawn.length[row, m])
         mine = np.arange(n, n + length)
-        expected = np.zeros(4, np.float32)
+        expected = np.zeros(12, np.float32)
         expected[:length] = logprobs[i, mine, texts[i, mine]]
         np.testing.assert_allclose(drawn.logprob[row, m], expected, atol=1e-5)
 
@@ -165,7 +165,7 @@ def test_a_continuation_depends_on_its_prefix_and_key_alone(make, jit):
     # Nothing was asked of the middle row, and nothing came.
     for name in ("tokens", "logprob", "length", "finished"):
         assert not np.asarray(getattr(found, name)[1]).any()
-    assert found.computed == 9 * found.length.max()
+    assert found.computed == 9 * (found.length.max() - 1)  # the last is not read
 
 
 def test_rows_in_turns_draw_the_same_and_compute_less(make, jit):
@@ -184,8 +184,9 @@ def test_rows_in_turns_draw_the_same_and_compute_less(make, jit):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
     np.testing.assert_allclose(parts.logprob, whole.logprob, atol=1e-5)
     longest = np.asarray(whole.length).max(1)
-    assert whole.computed == 6 * longest.max()
-    assert parts.computed == 4 * longest[:2].max() + 4 * longest[2]  # one is filled up
+    read = longest - 1  # the last token of a row is not read
+    assert whole.computed == 6 * read.max()
+    assert parts.computed == 4 * read[:2].max() + 4 * read[2]  # one is filled up
     assert longest[2] < longest[:2].max()
 
 
