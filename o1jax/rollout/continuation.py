@@ -123,25 +123,19 @@ def continue_from(
     rows = rows or (32 if jax.default_backend() == "cpu" else B * M)
     group = min(B, max(1, rows // M))
     params = policy.unstack(params)
-    # The last group is filled up with traces of which nothing is wanted.
-    place = jnp.arange(-(-B // group) * group).reshape(-1, group)
-    index = jnp.minimum(place, B - 1)
-    wanted = jnp.where(place[:, :, None] < B, at[index], NONE)
-
-    def draw_some(asked: tuple[jax.Array, jax.Array]) -> Continuations:
-        index, at = asked
-        return _continue(
-            policy,
-            params,
-            prefixes.take(index),
-            at,
-            keys[index],
-            sampling,
-            stop_ids,
-            max_new_tokens,
-        )
-
-    drawn = jax.lax.map(draw_some, (index, wanted))
+    # The last group is filled up with the last trace, which ends when that one does.
+    index = jnp.minimum(jnp.arange(-(-B // group) * group), B - 1).reshape(-1, group)
+    draw_some = lambda index: _continue(
+        policy,
+        params,
+        prefixes.take(index),
+        at[index],
+        keys[index],
+        sampling,
+        stop_ids,
+        max_new_tokens,
+    )
+    drawn = jax.lax.map(draw_some, index)
     together = lambda x: x.reshape(-1, *x.shape[2:])[:B]
     return Continuations(
         tokens=together(drawn.tokens),
