@@ -1,6 +1,7 @@
 """A3: reward models choose among shared samples; the checks tell who is better."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -116,12 +117,12 @@ def test_a_model_finds_the_right_sample(run, learns, monkeypatch):
     rng = np.random.default_rng(0)
     rows = texts(rng.integers(5, size=512), rng.integers(5, size=512))
     data = Data(rows, {"labels": 512})
-    monkeypatch.setitem(verify.MAKERS, learns, lambda *_: data)
     monkeypatch.setattr(verify, "Judge", Judged)
-    method = verify.Verify(config(learns=learns, steps=60), how="last")
-    trained = verify.train_verifier(run, method.reward)
+    method = verify.Verify(config(learns=learns, steps=60), how="last", ends=False)
+    trained = verify.train_verifier(run, method.reward, data, 5.0)
     assert trained.facts["epochs"] == 60 * 32 / 512
     assert trained.facts["judged"] == {"step_auc": 1.0}
+    assert trained.facts["data_flops"] == 5
     # Five problems with five samples each, all answers in turn.
     x, y = (part.ravel() for part in np.indices((5, 5)))
     rows = texts(x, y)
@@ -132,6 +133,48 @@ def test_a_model_finds_the_right_sample(run, learns, monkeypatch):
     empty = rows.replace(tokens=np.zeros_like(rows.tokens))
     score, _ = verify.score_rows(run, trained, empty, method)
     assert np.all(score < -1000)
+
+
+def test_a_text_that_stops_too_early_has_a_wrong_end():
+    """Two right steps of three, then two whole texts, the second of them wrong from the
+    first step on; the last one never stops.
+    """
+    step_end = np.zeros((4, 7), bool)
+    step_end[:, [2, 4]] = True
+    verdict = step_end * np.array([1, 1, 0, 1], np.float32)[:, None]
+    width = np.zeros((4, 7), np.int32)
+    length = np.array([6, 6, 6, 7])
+    traces = SimpleNamespace(
+        tokens=width,
+        prompt_length=length * 0 + 1,
+        length=length,
+        step_end=step_end,
+        grades=np.array([0.0, 1.0, 0.0, 0.0]),
+    )
+    weight = step_end * np.array([[1, 1], [1, 1], [1, 0], [1, 1]]).repeat(
+        [4, 3], axis=1
+    ).astype(np.float32)
+    labels = StepLabels(
+        tokens=width,
+        prompt_length=traces.prompt_length,
+        length=length,
+        step_end=step_end,
+        label=verdict,
+        weight=weight,
+    )
+    found = verify.judge_end(traces, labels, keep=False)
+    ends = [np.flatnonzero(row).tolist() for row in found.step_end]
+    assert ends == [[2, 4, 5], [2, 4, 5], [2, 4, 5], [2, 4, 6]]
+    label = [row[at].tolist() for row, at in zip(found.label, ends)]
+    assert label == [[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0]]
+    known = [row[at].tolist() for row, at in zip(found.weight, ends)]
+    assert known == [[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 1]]
+    kept = verify.judge_end(traces, labels, keep=True)
+    assert kept.weight[2, 5] == 1
+    outcomes = verify.outcome_rows(traces)
+    assert outcomes.label.sum(1).tolist() == [0, 1, 0, 0]
+    assert [np.flatnonzero(w).tolist() for w in outcomes.weight] == [[5], [5], [5], [6]]
+    np.testing.assert_array_equal(outcomes.step_end, found.step_end)
 
 
 def test_choices_by_hand():
@@ -211,7 +254,7 @@ def test_the_report_compares_per_trace_and_per_label():
     # At N = 64, six of eight steps up: 0.3 + 0.6 * 6 / 8 less 0.3 + 0.4 * 6 / 8.
     assert rows["prm-2048", "orm-16384"][2] == [pytest.approx(0.15)] * 3
     assert rows["prm-8192", "orm-8192"][3] == [pytest.approx(0.2)] * 3
-    assert len(models["table"]["rows"]) == 5
+    assert len(models["table"]["rows"]) == 6
 
 
 class Own:

@@ -157,7 +157,7 @@ def test_a_refreshed_model_sees_what_the_first_one_liked(monkeypatch):
         experiment=experiment, task=lambda _: task, current_params=dict, params=None
     )
 
-    def train(run, config, data):
+    def train(run, config, data, flops):
         seen.append(data.rows)
         return Trained(None, len(seen), {"labels": len(data.rows.length)})
 
@@ -169,8 +169,9 @@ def test_a_refreshed_model_sees_what_the_first_one_liked(monkeypatch):
     monkeypatch.setattr(a11, "train_verifier", train)
     monkeypatch.setattr(a11, "score_rows", score)
     monkeypatch.setattr(a11, "sample_traces", lambda *_, **__: rows(10, 8))
-    random = a11.outcome_labels(rows(90, 2))
-    monkeypatch.setitem(a11.MAKERS, "outcome", lambda *_: Data(random, {}))
+    random = a11.outcome_rows(rows(90, 2))
+    monkeypatch.setattr(a11, "gather", lambda *_: Data(random, {}))
+    monkeypatch.setattr(a11, "spent_flops", lambda run: 1.0)
     pool = SimpleNamespace(rows=rows(0, 8))
     monkeypatch.setattr(a11, "shared_pool", lambda *_: pool)
     chosen = []

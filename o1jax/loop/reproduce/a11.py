@@ -28,11 +28,14 @@ from o1jax.loop.reproduce.verify import (
     Trained,
     Verify,
     choose,
+    gather,
+    outcome_rows,
     score_rows,
+    spent_flops,
     train_verifier,
     verify,
 )
-from o1jax.loop.reward_data import FRESH, MAKERS, Data, outcome_labels
+from o1jax.loop.reward_data import FRESH, Data
 from o1jax.loop.traces import TraceConfig, sample_traces
 from o1jax.loop.workdir import Workdir
 from o1jax.reward.overoptimisation import GaoFit, fit_best_of_n, kl_best_of_n
@@ -66,13 +69,13 @@ def refresh(
     """As many graded traces as one model of both halves would have seen."""
     run.params = params
     pool = shared_pool(run, key, examples, method.verify.samples)
-    config = method.verify.reward
-    data = MAKERS[config.learns](run, config, run.task(config))
-    first = train_verifier(run, config, data)
+    config, began = method.verify.reward, spent_flops(run)
+    data = gather(run, method.verify)
+    first = train_verifier(run, config, data, 0.0)
     more = _favourites(run, first, key, method)
     both = jax.tree.map(lambda *x: np.concatenate(x), data.rows, more)
-    facts = {"labels": len(both.length), "traces": len(both.length)}
-    trained = train_verifier(run, config, Data(both, facts))
+    data = Data(both, {"labels": len(both.length)})
+    trained = train_verifier(run, config, data, spent_flops(run) - began)
     score, flops = score_rows(run, trained, pool.rows, method.verify)
     return choose(pool, score, flops, trained.facts, draws=method.verify.draws)
 
@@ -89,7 +92,7 @@ def _favourites(
     traces = sample_traces(run, run.current_params(), key, asked, drawn, task=task)
     score, _ = score_rows(run, first, traces, method.verify)
     best = score.reshape(count, method.among).argmax(1)
-    return outcome_labels(traces.rows(np.arange(count) * method.among + best))
+    return outcome_rows(traces.rows(np.arange(count) * method.among + best))
 
 
 def arm_name(traces: int) -> str:

@@ -40,6 +40,7 @@ POLICY = "policy"  # the arm that has no reward model
 FEW, MANY = 2048, 8192  # traces
 PER_LABEL = 8 * FEW  # outcomes; as many labels as FEW traces have steps at most
 AT, SMALL = 64, 4  # N of the checks
+OPEN = f"prm-{MANY}-open"  # judges closed steps alone, not that the text ends
 NAMES = {"steps": "PRM", "outcome": "ORM"}
 FACTS = {
     "labels": "labels",
@@ -111,6 +112,7 @@ def _arms() -> tuple[Arm, ...]:
             Arm(arm_name(*size), Verify(reward(*size), SAMPLES), verify)
             for size in [*sizes, ("outcome", PER_LABEL)]
         ),
+        Arm(OPEN, Verify(reward("steps", MANY), SAMPLES, ends=False), verify),
     )
 
 
@@ -202,7 +204,8 @@ def _curves(curves: Curves) -> dict[str, Any]:
         "text": "Expected accuracy of the sample with the highest product of step "
         "probabilities among N of the same 256 samples, with a 95 % bootstrap interval "
         "over seeds and problems. oracle: any of the N is right. likelihood: the "
-        "policy's own. The number of a model is that of its traces, one a question.",
+        "policy's own. The number of a model is that of its traces, one a question; "
+        f"{OPEN} does not judge whether a text ends where it should, as the others do.",
         "table": {"columns": ["N", *found], "rows": rows},
         "figure": figures,
     }
@@ -214,6 +217,7 @@ def _differences(curves: Curves) -> dict[str, Any]:
     more = arm_name("outcome", PER_LABEL)
     pairs = [few, many, [few[0], more], [few[1], "likelihood"], [many[1], "likelihood"]]
     pairs += [[few[0], "majority"], [many[0], "majority"], ["oracle", many[0]]]
+    pairs.append([many[0], OPEN])
     rows = []
     for a, b in pairs:
         row: list[Any] = [a, b]

@@ -3,6 +3,8 @@
 In: how a reward model is trained, as the config of a TrainReward stage. Out: what the
 best sample and a weighted vote earn among k samples, what the model thinks of its
 choice, how good it is as a judge of steps, and what its labels and training cost.
+The stop token is judged as a step of its own, right if the response is: a model that
+reads closed steps alone prefers a text that stops too early, having less to get wrong.
 """
 
 from collections.abc import Sequence
@@ -17,13 +19,14 @@ from o1jax.data.rows import RowStream
 from o1jax.learn.optimizer import build_optimizer
 from o1jax.learn.state import new_state
 from o1jax.learn.update import build_update, jit_update
+from o1jax.loop.labelling import label
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.reproduce.claim import Predictions
 from o1jax.loop.reproduce.pool import Pool, powers, shared_pool
-from o1jax.loop.reward_data import MAKERS, Data
+from o1jax.loop.reward_data import MAKERS, Data, examples_of
 from o1jax.loop.reward_model import Judge, TrainReward, objective_of
 from o1jax.loop.searching import step_end_ids
-from o1jax.loop.traces import Traces, closing
+from o1jax.loop.traces import Traces, closing, sample_traces
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import put_batch
 from o1jax.parallel.sharding import TRANSFORMER_RULES
@@ -32,7 +35,7 @@ from o1jax.reward.losses import outcome_logit
 from o1jax.reward.model import RewardModel
 from o1jax.selection import best_at_k, weighted_at_k
 from o1jax.tasks.task import Example
-from o1jax.types import Params, Trajectory
+from o1jax.types import Params, StepLabels, Trajectory
 
 ROWS = 2048  # scored by a call
 
@@ -45,6 +48,7 @@ class Verify:
     samples: int = 256
     draws: int = 200  # subsets of each size that vote
     how: Aggregate = "product"  # of steps; outcomes are read as they were trained
+    ends: bool = True  # the stop token is a step
 
 
 class Trained(NamedTuple):
@@ -68,9 +72,15 @@ def verify(
     """
     run.params = params
     pool = shared_pool(run, key, examples, method.samples)
-    trained = train_verifier(run, method.reward)
+    began = spent_flops(run)
+    data = gather(run, method)
+    trained = train_verifier(run, method.reward, data, spent_flops(run) - began)
     score, flops = score_rows(run, trained, pool.rows, method)
     return choose(pool, score, flops, trained.facts, draws=method.draws)
+
+
+def spent_flops(run: Workdir) -> float:
+    return run.ledger.total()["flops"]
 
 
 def choose(
@@ -101,17 +111,61 @@ def choose(
     )
 
 
-def train_verifier(
-    run: Workdir, config: TrainReward, data: Data | None = None
-) -> Trained:
-    """What the stage does, without its checkpoints: an arm is done or is not.
+def gather(run: Workdir, method: Verify) -> Data:
+    """Traces and their labels, as a TrainReward stage makes them but for the end."""
+    config = method.reward
+    task = run.task(config)
+    if not method.ends:
+        return MAKERS[config.learns](run, config, task)
+    examples = examples_of(run, task, "train", config.traces.problems)
+    key, labels_key = (jax.random.fold_in(run.key, i) for i in (3, 5))
+    params = run.current_params()
+    traces = sample_traces(
+        run, params, key, examples, config.traces, task=task, kind="reward"
+    )
+    if config.learns == "outcome":
+        return Data(outcome_rows(traces), {"labels": len(traces.length)})
+    found = label(run, traces, config.labels, task=task, key=labels_key)
+    keep = config.labels.after_error == "keep"
+    rows = judge_end(traces, found.labels, keep=keep)
+    return Data(rows, {**found.facts, "labels": int((rows.weight > 0).sum())})
 
-    `data` instead of what the config says.
+
+def outcome_rows(traces: Traces) -> StepLabels:
+    """The grade of each trace as the label of its end."""
+    nothing = np.zeros(traces.tokens.shape, np.float32)
+    labels = StepLabels(
+        tokens=traces.tokens,
+        prompt_length=traces.prompt_length,
+        length=traces.length,
+        step_end=traces.step_end,
+        label=nothing,
+        weight=nothing,
+    )
+    return judge_end(traces, labels, keep=True)
+
+
+def judge_end(traces: Traces, labels: StepLabels, *, keep: bool) -> StepLabels:
+    """Labels with each trace's end as a step; behind a wrong one only to `keep` them.
+
+    It is the last token, be it the stop token or where room ran out.
     """
-    spent = lambda: run.ledger.total()["flops"]
-    began = spent()
-    data = data or MAKERS[config.learns](run, config, run.task(config))
-    sampled = spent()
+    place = np.arange(traces.tokens.shape[1])
+    end = place == traces.length[:, None] - 1
+    before = labels.step_end & ~end
+    unspoilt = np.all(~before | (labels.label >= 0.5) & (labels.weight > 0), axis=1)
+    known = np.ones_like(unspoilt) if keep else unspoilt
+    return labels.replace(
+        step_end=labels.step_end | end,
+        label=np.where(end, traces.grades[:, None], labels.label).astype(np.float32),
+        weight=np.where(end, known[:, None], labels.weight).astype(np.float32),
+    )
+
+
+def train_verifier(
+    run: Workdir, config: TrainReward, data: Data, data_flops: float
+) -> Trained:
+    """What the stage does, without its checkpoints: an arm is done or is not."""
     model = run.build_reward_model(config)
     optimizer = build_optimizer(config.optimizer, config.steps, model.trainable)
     # Jitted: op by op it would compile each of them.
@@ -137,7 +191,7 @@ def train_verifier(
         "judged": {name: x for name, x in judged.items() if name != "reliability"},
         "loss": float(values["loss"]),
         "epochs": stream.epochs,
-        "data_flops": sampled - began,
+        "data_flops": data_flops,
         "train_flops": config.steps * flops,
     }
     return Trained(model, state.params, facts)
@@ -164,6 +218,9 @@ def score_rows(
         return jnp.where(step_end.any(-1), log_p, -1e4)
 
     step_end = closing(rows.tokens, rows.prompt_length, rows.length, step_end_ids(run))
+    if method.ends:
+        place = np.arange(rows.tokens.shape[1])
+        step_end = step_end | (place == np.asarray(rows.length)[:, None] - 1)
     columns = (rows.tokens, rows.prompt_length, rows.length, step_end)
     found, flops = [], 0.0
     for start in range(0, len(step_end), ROWS):
