@@ -79,7 +79,8 @@ def label(
         value, facts = from_rollouts(run, traces, config, task=task, key=key)
     known = traces.step_end
     if config.after_error == "mask":
-        known = up_to_first_error(known, value)
+        # Of rollouts a low value is a hard step, and only 0 is taken for a wrong one.
+        known = up_to_first_error(known, (value > 0).astype(np.float32))
     labels = StepLabels(
         tokens=traces.tokens,
         prompt_length=traces.prompt_length,

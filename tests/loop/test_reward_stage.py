@@ -134,6 +134,27 @@ def test_outcomes_are_known_at_the_last_step_alone(run):
     assert set(rows.label[rows.weight > 0]) <= {0.0, 1.0}
 
 
+def test_a_hard_step_is_not_taken_for_a_wrong_one(run, monkeypatch):
+    """Behind a soft label of 1/4 steps keep their weight; behind 0 they lose it."""
+    from o1jax.loop import labelling
+
+    stage = TrainReward(**SMALL)
+    traces = reward_data.held_out_traces(run, stage.held_out, run.task(stage))
+    row = int(np.argmax(traces.steps))
+    traces = traces.rows(np.array([row, row]))
+    ends = traces.ends[0][traces.ends[0] >= 0]
+    value = np.zeros(traces.tokens.shape, np.float32)
+    value[0, ends] = 1.0
+    value[0, ends[0]] = 0.25
+    value[1, ends[1:]] = 0.5
+    faked = lambda *args, **kwargs: (value, {})
+    monkeypatch.setattr(labelling, "from_rollouts", faked)
+    config = Labels(source="rollouts")
+    found = labelling.label(run, traces, config, task=None, key=None).labels
+    assert found.weight[0, ends].tolist() == [1] * len(ends)
+    assert found.weight[1, ends].tolist() == [1] + [0] * (len(ends) - 1)
+
+
 def test_rollouts_are_the_same_in_other_chunks(run, monkeypatch):
     """Soft labels lie on the grid of their rollouts, and chunks change nothing."""
     from o1jax.loop import labelling
