@@ -16,13 +16,15 @@ import numpy as np
 
 from o1jax.data.pairs import PairBatch, encode_pairs, pairs_of_samples, read_pairs
 from o1jax.data.tokenizer import UNKNOWN
-from o1jax.loop.labelling import label
+from o1jax.loop.goal_data import goal_ids, goal_labels
+from o1jax.loop.labelling import Labelled, from_trees, label
 from o1jax.loop.ledger import Ledger
 from o1jax.loop.searching import step_end_ids
 from o1jax.loop.traces import TraceConfig, Traces, closing, sample_traces
 from o1jax.loop.workdir import Workdir, write_json
 from o1jax.parallel.sharding import path_name
 from o1jax.reward.demonstrations import Demonstrations, demonstrations
+from o1jax.reward.goals import GoalLabels
 from o1jax.reward.implicit import response_logprob
 from o1jax.tasks.task import Example, Task
 from o1jax.types import StepLabels
@@ -34,6 +36,7 @@ STEPS = StepLabels(**dict.fromkeys(StepLabels.__dataclass_fields__, 0))
 BLANKS = {  # of the records that the arrays of a file make
     "steps": STEPS,
     "outcome": STEPS,
+    "goals": GoalLabels(labels=STEPS, reach=0),
     "pairs": PairBatch(**dict.fromkeys(PairBatch.__dataclass_fields__, 0)),
     "demonstrations": Demonstrations(labels=STEPS, logprob=0),
 }
@@ -96,15 +99,29 @@ def _traces(run: Workdir, config: Any, task: Task) -> Traces:
 
 
 def _steps(run: Workdir, config: Any, task: Task) -> Data:
+    key = jax.random.fold_in(run.key, 5)
+    if config.labels.source == "tree":
+        examples = examples_of(run, task, "train", config.traces.problems)
+        found = from_trees(run, examples, config.labels, task=task, key=key)
+        return Data(found.labels, _labelled(found))
     traces = _traces(run, config, task)
-    found = label(
-        run, traces, config.labels, task=task, key=jax.random.fold_in(run.key, 5)
-    )
+    found = label(run, traces, config.labels, task=task, key=key)
     kept = np.asarray(found.labels.weight).any(axis=1)
     rows = jax.tree.map(lambda x: np.asarray(x)[kept], found.labels)
-    return Data(
-        rows, _facts(traces) | found.facts | {"labels": int((rows.weight > 0).sum())}
-    )
+    return Data(rows, _facts(traces) | _labelled(found))
+
+
+def _labelled(found: Labelled) -> dict[str, Any]:
+    return found.facts | {"labels": int((found.labels.weight > 0).sum())}
+
+
+def _goals(run: Workdir, config: Any, task: Task) -> Data:
+    goal_ids(run, config)  # refuses before anything is sampled
+    traces = _traces(run, config, task)
+    key = jax.random.fold_in(run.key, 5)
+    found = label(run, traces, config.labels, task=task, key=key)
+    rows = goal_labels(run, traces, found.labels, task)
+    return Data(rows, _facts(traces) | _labelled(found))
 
 
 def _outcome(run: Workdir, config: Any, task: Task) -> Data:
@@ -213,6 +230,7 @@ def _worked(run: Workdir, examples: Sequence[Example], width: int) -> StepLabels
 
 MAKERS = {
     "steps": _steps,
+    "goals": _goals,
     "outcome": _outcome,
     "pairs": _pairs,
     "demonstrations": _demonstrations,

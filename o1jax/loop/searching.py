@@ -343,7 +343,7 @@ def trained_aggregate(run: Workdir, reward: str) -> Aggregate:
     whole answers was only ever asked at the last step.
     """
     (stage,) = (s for s in run.experiment.stages if s.name == reward)
-    of_steps = stage.learns == "steps" or stage.model.readout == "logodds"
+    of_steps = stage.learns in ("steps", "goals") or stage.model.readout == "logodds"
     return "product" if of_steps else "last"
 
 
