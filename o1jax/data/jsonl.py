@@ -6,11 +6,11 @@ and then `#### 42`; "difficulty" (an int) is optional and is else the number of 
 Source: Cobbe et al. 2021, https://arxiv.org/abs/2110.14168
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from o1jax.data.lines import read_lines
 from o1jax.tasks.task import Example
 
 ANSWER_MARK = "####"
@@ -18,28 +18,13 @@ ANSWER_MARK = "####"
 
 def read_jsonl(file: str | Path) -> list[Example]:
     """The examples of `file`; ValueError `file:line: reason` for the first bad line."""
-    examples = []
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if text:
-                    examples.append(_example(json.loads(text)))
-            except json.JSONDecodeError as error:
-                reason = f"not JSON: {error.msg} at column {error.colno}"
-                raise ValueError(f"{file}:{number}: {reason}") from error
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{file}:{number}: not UTF-8") from error
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{file}:{number}: {error}") from error
+    examples = read_lines(file, _example)
     if not examples:
         raise ValueError(f"{file}: no questions in it")
     return examples
 
 
-def _example(record: Any) -> Example:
-    if not isinstance(record, dict):
-        raise ValueError(f"an object was expected, not {type(record).__name__}")
+def _example(record: dict[str, Any]) -> Example:
     question = _text(record, "question")
     answer = _text(record, "answer")
     if "steps" in record:

@@ -115,7 +115,8 @@ def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:
         trainable=model.trainable,
     )
     key = jax.random.fold_in(run.key, 6)
-    params = model.init(key, run.current_params())
+    # Jitted: op by op, each of them would be compiled.
+    params = jax.jit(model.init)(key, run.current_params())
     at = train(run, config, learner, params)
     steps = int(at.state.step)
     results = {
@@ -178,8 +179,7 @@ class Judge:
     def full(self, params: Params) -> dict[str, Any]:
         """All that metrics.judge says; None for what is undefined."""
         said = judge(self._probability(params), self._truth, resamples=RESAMPLES)
-        undefined = lambda x: isinstance(x, float) and math.isnan(x)
-        return {name: None if undefined(x) else x for name, x in said.items()}
+        return jax.tree.map(lambda x: None if math.isnan(x) else x, said)
 
     @functools.cached_property
     def _truth(self) -> StepLabels:
