@@ -19,11 +19,13 @@ from o1jax.data.tokenizer import Tokenizer
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import put_batch
-from o1jax.reward.outcome import grade
+from o1jax.reward.outcome import Grader, Grading
 from o1jax.rollout.decode import SamplerConfig, SampleStats, build_sampler, on_mesh
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Example, Task
 from o1jax.types import Params, Trajectory
+
+GRADING = 600.0  # seconds that a chunk may take to grade
 
 
 class Answers(NamedTuple):
@@ -73,25 +75,39 @@ class Answerer:
     ) -> Answers:
         """`samples` responses to every example, graded by `task`.
 
-        Booked in the ledger as `kind`.
+        A chunk is read and graded while the device samples the next one. Booked in the
+        ledger as `kind`.
         """
         began = time.monotonic()
         requests = [e for e in self._examples for _ in range(samples)]
-        sampled = [
-            self._sample(params, key, requests[start : start + self._chunk], start)
-            for start in range(0, len(requests), self._chunk)
-        ]
-        # Padding is at the end of the last chunk.
-        join = lambda *parts: np.concatenate(parts)[: len(requests)]
-        rows = jax.tree.map(join, *jax.device_get([row for row, _ in sampled]))
-        for _, stats in sampled:
+        found: list[Trajectory] = []
+        texts: list[str] = []
+        gradings: list[Grading] = []
+
+        def finish(asked: list[Example], rows: Trajectory, stats: SampleStats) -> None:
+            # Behind the requests of the last chunk is padding.
+            rows = jax.tree.map(lambda x: x[: len(asked)], jax.device_get(rows))
+            found.append(rows)
+            texts.extend(responses(rows, self._run.tokenizer))
+            gradings.append(grader.submit(asked, texts[-len(asked) :]))
             self._book(stats, kind)
-        texts = responses(rows, self._run.tokenizer)
+
+        with Grader(task, timeout=GRADING) as grader:
+            before = None
+            for start in range(0, len(requests), self._chunk):
+                asked = requests[start : start + self._chunk]
+                sampled = (asked, *self._sample(params, key, asked, start))
+                if before is not None:
+                    finish(*before)
+                before = sampled
+            finish(*before)
+            grades = np.concatenate([grading.result() for grading in gradings])
+        rows = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
         self._run.ledger.add(kind, seconds=time.monotonic() - began)
         shape = (len(self._examples), samples)
         return Answers(
             texts=[texts[i : i + samples] for i in range(0, len(texts), samples)],
-            grades=grade(task, requests, texts).reshape(shape),
+            grades=grades.reshape(shape),
             tokens=(rows.length - rows.prompt_length).reshape(shape),
             finished=rows.finished.reshape(shape),
             rows=rows,

@@ -17,7 +17,7 @@ def test_killed_anywhere_it_ends_at_the_same_parameters(
     there = lambda pattern: [str(p.relative_to(workdir)) for p in workdir.glob(pattern)]
 
     # While the first evaluation is graded: nothing of it is kept.
-    o1jax.killed_at("o1jax.loop.answer:grade", 2, *command)
+    o1jax.killed_at("o1jax.loop.answer:Grader.submit", 2, *command)
     assert there("stages/*") == [] and there("tokenizer.model")
 
     # In stage one, in front of its first checkpoint: it begins anew.
