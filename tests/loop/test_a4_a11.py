@@ -157,7 +157,7 @@ def test_a_refreshed_model_sees_what_the_first_one_liked(monkeypatch):
         experiment=experiment, task=lambda _: task, current_params=dict, params=None
     )
 
-    def train(run, config, data, flops):
+    def train(run, config, data, flops=0.0):
         seen.append(data.rows)
         return Trained(None, len(seen), {"labels": len(data.rows.length)})
 

@@ -71,7 +71,7 @@ def refresh(
     pool = shared_pool(run, key, examples, method.verify.samples)
     config, began = method.verify.reward, spent_flops(run)
     data = gather(run, method.verify)
-    first = train_verifier(run, config, data, 0.0)
+    first = train_verifier(run, config, data)
     more = _favourites(run, first, key, method)
     both = jax.tree.map(lambda *x: np.concatenate(x), data.rows, more)
     data = Data(both, {"labels": len(both.length)})

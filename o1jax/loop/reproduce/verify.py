@@ -163,7 +163,7 @@ def judge_end(traces: Traces, labels: StepLabels, *, keep: bool) -> StepLabels:
 
 
 def train_verifier(
-    run: Workdir, config: TrainReward, data: Data, data_flops: float
+    run: Workdir, config: TrainReward, data: Data, data_flops: float = 0.0
 ) -> Trained:
     """What the stage does, without its checkpoints: an arm is done or is not."""
     model = run.build_reward_model(config)
