@@ -186,7 +186,9 @@ def _curves(evidence: Evidence) -> list[dict[str, Any]]:
             "name": "Accuracy against compute",
             "text": "All methods choose among finished answers by the same reward "
             "model; grading comes after. Best-of-N reads each answer once, a search "
-            "reads the whole text again at every step.",
+            "reads the whole text again at every step. A guide that kept its keys and "
+            "values would read each generated token once under either, and the lower "
+            "panel would look like the upper one.",
             "figure": figures,
         }
     ]
