@@ -1,12 +1,19 @@
 """The claims that can be reproduced: a module each, and a line here."""
 
 from o1jax.config import ConfigError, nearest
-from o1jax.loop.reproduce import a1, a2, a3, a5, a5_learned
+from o1jax.loop.reproduce import a1, a2, a3, a5, a5_learned, a11, a11
 from o1jax.loop.reproduce.claim import Claim
 
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
-    for claim in (a1.CLAIM, a2.CLAIM, a3.CLAIM, a5.CLAIM, a5_learned.CLAIM)
+    for claim in (
+        a1.CLAIM,
+        a2.CLAIM,
+        a3.CLAIM,
+        a5.CLAIM,
+        a5_learned.CLAIM,
+        a11.CLAIM,
+    )
 }
 
 
