@@ -17,7 +17,16 @@ from o1jax.policy.policy import Policy
 from o1jax.types import Params, TokenBatch
 
 Batch = Any  # a pytree of arrays whose first axis is rows
-Sums = dict[str, jax.Array]
+
+
+class Ratio(NamedTuple):
+    """A metric with a denominator of its own; both are sums over rows."""
+
+    total: jax.Array  # f32[]
+    count: jax.Array  # f32[]
+
+
+Sums = dict[str, jax.Array | Ratio]
 
 
 class Objective(NamedTuple):

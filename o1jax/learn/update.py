@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from o1jax.learn.objectives import Batch, Objective, Sums
+from o1jax.learn.objectives import Batch, Objective, Ratio, Sums
 from o1jax.types import Params, TrainState
 
-Update = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+Metrics = dict[str, jax.Array]
+Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def build_update(
@@ -24,14 +25,16 @@ def build_update(
 ) -> Update:
     """The update; `jit_update` compiles it.
 
-    Metrics are f32[] means over the global weight, plus the gradient's norm before
-    clipping. ValueError if `microbatches` does not divide the rows.
+    Metrics are f32[] means over the global weight, or over a Ratio's own count, plus
+    the gradient's norm before clipping. ValueError if `microbatches` does not divide
+    the rows.
     """
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         grads, sums = _gradient(objective, state.params, batch, microbatches)
         weight = jnp.maximum(objective.weight(batch), 1.0)
-        grads, means = jax.tree.map(lambda x: x / weight, (grads, sums))
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        means = {name: _mean(x, weight) for name, x in sums.items()}
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = means | {"grad_norm": optax.tree.norm(grads)}
@@ -48,6 +51,12 @@ def jit_update(update: Update, state: TrainState) -> Update:
     """
     stay = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(update, donate_argnums=0, out_shardings=(stay, None))
+
+
+def _mean(total: jax.Array | Ratio, weight: jax.Array) -> jax.Array:
+    if isinstance(total, Ratio):
+        return jnp.where(total.count > 0, total.total / total.count, 0.0)
+    return total / weight
 
 
 def _gradient(

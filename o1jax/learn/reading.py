@@ -1,0 +1,75 @@
+"""What a policy says now about responses that were sampled before.
+
+In: a policy and rows of prompt and response. Out: for each token of the response its
+log-prob under the distribution that is sampled from, that distribution's entropy, and
+the critic's value. The same function reads the learner, the reference and the critic.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from o1jax.policy.policy import Policy
+from o1jax.types import Params
+
+# logits f32[..., V] -> log-probs f32[..., V] of what the sampler draws from, such as
+# partial(rollout.sampling.sampling_logprobs, config=sampling). -inf: left out.
+Distribution = Callable[[jax.Array], jax.Array]
+
+# The log-prob of a token that is left out now, though it was sampled once.
+LOWEST = -50.0
+
+
+class Reading(NamedTuple):
+    """f32[B, T] each, 0 off the response."""
+
+    logprob: jax.Array
+    entropy: jax.Array  # nats
+    value: jax.Array  # before token t is emitted
+
+
+def in_response(
+    prompt_length: jax.Array, length: jax.Array, tokens: int
+) -> jax.Array:  # bool[B, T]
+    """Where rows of `tokens` tokens hold their response."""
+    t = jnp.arange(tokens)[None]
+    return (t >= prompt_length[:, None]) & (t < length[:, None])
+
+
+def read_responses(
+    policy: Policy,
+    params: Params,
+    tokens: jax.Array,
+    prompt_length: jax.Array,
+    length: jax.Array,
+    *,
+    distribution: Distribution = jax.nn.log_softmax,
+    critic: Policy | None = None,
+) -> Reading:
+    """Reads rows i32[B, T].
+
+    critic: where it is a network of its own, params are {"policy": ..., "critic": ...};
+    otherwise values are those of the policy's own head. What is not used afterwards,
+    XLA does not compute.
+
+    A token that top-k or top-p leaves out now has the log-prob LOWEST and passes no
+    gradient: its ratio is 0.
+    """
+    chex.assert_rank(tokens, 2)
+    chex.assert_shape([prompt_length, length], tokens.shape[:1])
+    own = params if critic is None else params["policy"]
+    output = policy.forward(own, tokens)
+    value = output.value
+    if critic is not None:
+        value = critic.forward(params["critic"], tokens).value
+    logprobs = distribution(output.logits)
+    chosen = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
+    inside = logprobs > -jnp.inf
+    nats = jnp.exp(logprobs) * jnp.where(inside, logprobs, 0.0)
+    response = in_response(prompt_length, length, tokens.shape[1])
+    on = lambda x: jnp.where(response, x, 0.0)
+    entropy = -jnp.sum(nats, axis=-1)
+    return Reading(on(jnp.maximum(chosen, LOWEST)), on(entropy), on(value))
