@@ -48,8 +48,12 @@ class Answerer:
         sampling: SamplingConfig,
         *,
         chunk: int,
+        length: int = 0,
     ) -> None:
-        """`chunk` requests are answered by one call of the program."""
+        """`chunk` requests are answered by one call of the program.
+
+        length: of the longest prompt; 0: that of the examples.
+        """
         self._run, self._examples = run, list(examples)
         config: SamplerConfig = run.experiment.sampler
         self._config = replace(
@@ -61,7 +65,9 @@ class Answerer:
         )
         self._chunk = -(-chunk // run.shards) * run.shards
         encode = run.experiment.template.encode_prompt
-        self._length = max(len(encode(run.tokenizer, e.question)) for e in examples)
+        self._length = length or max(
+            len(encode(run.tokenizer, e.question)) for e in examples
+        )
         self._sampler = on_mesh(build_sampler(run.policy, self._config), run.mesh)
 
     def __call__(
@@ -72,14 +78,16 @@ class Answerer:
         *,
         task: Task,
         kind: str = "evaluate",
+        examples: Sequence[Example] | None = None,
     ) -> Answers:
         """`samples` responses to every example, graded by `task`.
 
         A chunk is read and graded while the device samples the next one. Booked in the
-        ledger as `kind`.
+        ledger as `kind`. `examples` are asked in place of its own.
         """
         began = time.monotonic()
-        requests = [e for e in self._examples for _ in range(samples)]
+        examples = self._examples if examples is None else examples
+        requests = [e for e in examples for _ in range(samples)]
         found: list[Trajectory] = []
         texts: list[str] = []
         gradings: list[Grading] = []
@@ -104,7 +112,7 @@ class Answerer:
             grades = np.concatenate([grading.result() for grading in gradings])
         rows = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
         self._run.ledger.add(kind, seconds=time.monotonic() - began)
-        shape = (len(self._examples), samples)
+        shape = (len(examples), samples)
         return Answers(
             texts=[texts[i : i + samples] for i in range(0, len(texts), samples)],
             grades=grades.reshape(shape),

@@ -14,7 +14,15 @@ from o1jax.types import Spent
 
 __all__ = ["KINDS", "FlopCount", "Ledger", "Loop", "count_flops"]
 
-KINDS = ("train", "rollout", "reward", "search", "evaluate")
+KINDS = (
+    "train",
+    "rollout",
+    "reference",
+    "critic",
+    "reward",
+    "search",
+    "evaluate",
+)
 
 
 class Ledger:

@@ -19,6 +19,7 @@ from o1jax.loop import sections
 from o1jax.loop.compare import Compare
 from o1jax.loop.evaluate import Evaluate
 from o1jax.loop.imitate import Imitate, imitate
+from o1jax.loop.improve import Improve, improve
 from o1jax.loop.methods import Search, with_guide
 from o1jax.loop.reward_model import TrainReward, train_reward
 from o1jax.loop.workdir import Workdir, write_json, write_jsonl
@@ -27,6 +28,7 @@ from o1jax.tasks.task import Task
 STAGES = {
     Imitate: imitate,
     TrainReward: train_reward,
+    Improve: improve,
     Evaluate: evaluating.evaluate,
     Compare: comparing.compare,
 }

@@ -36,7 +36,7 @@ from o1jax.reward.versions import Weights
 from o1jax.tasks.task import Task
 from o1jax.types import Params
 
-TRAINS_POLICY = ("imitate",)  # kinds of stages that leave new parameters
+TRAINS_POLICY = ("imitate", "improve")  # kinds of stages that leave new parameters
 
 
 class StageRecord(NamedTuple):
@@ -119,6 +119,14 @@ class Workdir:
                 self.policy, key, mesh=self.mesh, rules=TRANSFORMER_RULES
             )
         return self.params
+
+    def first_params(self, index: int) -> Params:
+        """Parameters that a stage began from, though it may have gone on since."""
+        if self.params is None:
+            trained = [i for i in range(index) if self._read(i).kind in TRAINS_POLICY]
+            if trained:
+                return self._restored(trained[-1], self._read(trained[-1]).steps)
+        return self.current_params()
 
     def newest_params(self) -> Params:
         """Parameters of the newest checkpoint of any stage, for eval and ask."""
@@ -219,6 +227,8 @@ class Workdir:
 
     def _restored(self, index: int, step: int | None = None) -> Params:
         restored = restore_params(self.checkpoints(index), step).params
+        if "critic" in restored:  # of a stage whose critic has a network of its own
+            restored = restored["policy"]
         return shard(restored, TRANSFORMER_RULES, self.mesh)
 
     def _texts(self) -> Sequence[str]:

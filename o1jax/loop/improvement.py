@@ -1,0 +1,330 @@
+"""A stage of improvement under way: all that changes from round to round.
+
+In: the run and an Improve config. Out: an object whose `round` does one round and
+returns its metrics, and whose state a checkpoint holds: policy, optimizer, critic,
+reward model, replay, the place in the questions, coefficients and the watch.
+"""
+
+import time
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from o1jax.data.replay import Replay, shuffled, size, take
+from o1jax.learn.optimizer import build_optimizer
+from o1jax.learn.policy_objective import PolicyGradient
+from o1jax.learn.reading import read_responses
+from o1jax.learn.state import new_state
+from o1jax.learn.update import build_update, jit_update
+from o1jax.loop.booked import Booked
+from o1jax.loop.checkpoint import Checkpoints
+from o1jax.loop.experience import Collected, Questions, Sampling, concatenate
+from o1jax.loop.guard import Watch
+from o1jax.loop.held_out import build_held_out
+from o1jax.loop.learners import Clone, Known, build_learner
+from o1jax.loop.ledger import Ledger
+from o1jax.loop.payment import Paymaster
+from o1jax.loop.tree_data import Trees
+from o1jax.loop.workdir import StageRecord, Workdir
+from o1jax.parallel.mesh import put_batch
+from o1jax.parallel.sharding import TRANSFORMER_RULES
+from o1jax.rollout.sampling import sampling_logprobs
+from o1jax.types import Params, TrainState
+
+
+class Saved(NamedTuple):
+    """The arrays of a checkpoint; the first four are a TrainState's."""
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    key: jax.Array
+    reward: TrainState | None
+    replay: dict[str, Any] | None
+
+
+class Improvement:
+    """The stage's state, and what a round does with it."""
+
+    def __init__(self, run: Workdir, index: int, config: Any) -> None:
+        self._run, self._config, self._index = run, config, index
+        task = run.task(config)
+        self._first = run.first_params(index)
+        run.params = None  # they are updated: nobody else may hold them
+        self._key = jax.random.fold_in(jax.random.fold_in(run.key, 10), index)
+        self._questions = Questions(run, index, task)
+        self._sampling = Sampling(
+            run,
+            self._questions,
+            task,
+            count=config.questions,
+            samples=config.samples,
+            sampling=config.sampling,
+            requests=config.requests,
+            filters=config.filters,
+            hint=getattr(config.learner, "hint", ""),
+        )
+        self._pay = Paymaster(run, config.payment, task, config.rounds)
+        self._trees = None
+        if config.search is not None:
+            self._trees = Trees(
+                run,
+                self._questions,
+                task,
+                config.search,
+                count=config.questions,
+                rounds=config.rounds,
+            )
+        self._gradient = isinstance(config.learner, PolicyGradient)
+        self._own_critic = config.critic == "own"
+        width = self._trees.width if self._trees else self._sampling.width
+        self._learner = build_learner(run, config, self._first, width)
+        self._replay = None
+        if config.replay:
+            self._replay = Replay(self._learner.blank, config.replay)
+        self._held_out = build_held_out(
+            run, config.held_out, task, self._sampling.answer
+        )
+        self._build_networks()
+        self.watch = Watch(
+            config.guard, config.name, plateau=config.plateau, gain=config.gain
+        )
+        self.rounds, self.seconds = 0, 0.0
+        self._updates, self._place = 0, 0
+        self._found: list[dict[str, Any]] = []  # on held-out questions, by round
+        control = getattr(config.learner, "kl", None)
+        self._kl_coef = control.coef if control else 0.0
+        self._paid_coef = self._pay.kl_coef
+
+    def _build_networks(self) -> None:
+        run, config = self._run, self._config
+        anew = self._starts_anew
+        steps = config.updates_a_round * (1 if anew else config.rounds)
+        optimizer = build_optimizer(config.optimizer, steps)
+        params = jax.tree.map(jnp.copy, self._first)
+        if self._own_critic:  # a copy of the policy that learns to foretell
+            params = {"policy": params, "critic": jax.tree.map(jnp.copy, self._first)}
+        key = jax.random.fold_in(self._key, 0)
+        self.state = new_state(
+            params, optimizer, key, mesh=run.mesh, rules=TRANSFORMER_RULES
+        )
+        self._beginning = jax.tree.map(jnp.copy, self.state) if anew else None
+        update = build_update(
+            self._learner.objective, optimizer, microbatches=config.microbatches
+        )
+        self._update = Booked(run, "train", update, jit_update(update, self.state))
+        read = partial(
+            read_responses,
+            run.policy,
+            distribution=partial(sampling_logprobs, config=config.sampling),
+        )
+        self._reference = Booked(run, "reference", lambda *x: read(*x).logprob)
+        value = partial(read, critic=run.policy)
+        self._critic = Booked(run, "critic", lambda *x: value(*x).value)
+
+    @property
+    def _starts_anew(self) -> bool:
+        learner = self._config.learner
+        return isinstance(learner, Clone) and learner.start == "first"
+
+    @property
+    def policy(self) -> Params:
+        """The policy's parameters as they are."""
+        params = self.state.params
+        return params["policy"] if self._own_critic else params
+
+    @property
+    def over(self) -> bool:
+        """Whether the stage has ended."""
+        reached = self._found and self._config.held_out.reached(self._found[-1])
+        return self.rounds >= self._config.rounds or self.watch.settled or bool(reached)
+
+    def round(self) -> dict[str, float]:
+        """One round; its metrics."""
+        config, run = self._config, self._run
+        key = jax.random.fold_in(self._key, 1 + self.rounds)
+        found = self._collect(key)
+        known = self._know(found) if self._trees is None else None
+        metrics = found.metrics(0 if self._trees else config.samples)
+        if known is not None:
+            mask = found.rows.response_mask
+            d = np.where(mask, found.rows.logprob - known.ref_logprob, 0.0)
+            metrics["kl"] = float(d.sum(axis=1).mean())
+            metrics |= self._control(metrics["kl"], len(d))
+        if self._starts_anew:
+            self.state = jax.tree.map(jnp.copy, self._beginning)
+        rows = self._learner.rows(self._helped(found, key), known)
+        metrics["rows"] = float(size(rows))
+        if self._replay is not None:
+            self._replay.add(rows, self._updates)
+            rows = self._replay.rows
+            age = self._updates - self._replay.version
+            metrics["staleness"] = float(age.mean()) if len(age) else 0.0
+        metrics |= self._learn(rows)
+        self.rounds += 1
+        self._place = found.position
+        if self._pay.due(self.rounds):
+            metrics |= self._pay.refresh(found, self.policy, jax.random.fold_in(key, 5))
+            self._guide()
+        run.params = None
+        return metrics
+
+    def _collect(self, key: jax.Array) -> Collected:
+        if self._trees is not None:
+            return self._trees.collect(self.policy, key, self.rounds)
+        return self._sampling(self.policy, key, self._place, self._pay.worth)
+
+    def _helped(self, found: Collected, key: jax.Array) -> Collected:
+        """With the responses to questions that needed a hint."""
+        if not (hint := getattr(self._config.learner, "hint", "")):
+            return found
+        own = jax.random.fold_in(key, 2**20)
+        more = self._sampling.hints(self.policy, own, found, hint, self._pay.worth)
+        return found if more is None else concatenate([found, more])
+
+    def _know(self, found: Collected) -> Known:
+        """What the networks say of the responses, and what is paid for them."""
+        rows = found.rows
+        text = (rows.tokens, rows.prompt_length, rows.length)
+        ref_logprob = self._in_parts(self._reference, self._first, text)
+        value = np.asarray(rows.value)
+        if self._own_critic:
+            value = self._in_parts(self._critic, self.state.params, text)
+        found = found._replace(rows=rows.replace(value=value))
+        paid = ref_logprob
+        if self._gradient:
+            paid = self._pay.tokens(found, ref_logprob, self._paid_coef)
+        return Known(paid, ref_logprob, value, self._kl_coef)
+
+    def _in_parts(self, fn: Booked, params: Params, text: tuple) -> np.ndarray:
+        """fn of the rows, as many at a time as an update reads."""
+        config, mesh = self._config, self._run.mesh
+        count = len(text[0])
+        part = count // (config.minibatches * config.microbatches)
+        part = part if part and not (count % part or part % self._run.shards) else count
+        found = []
+        for start in range(0, count, part):
+            rows = tuple(x[start : start + part] for x in text)
+            out = fn(params, *put_batch(mesh, rows), tokens=rows[0].size)
+            found.append(np.asarray(out))
+        return np.concatenate(found)
+
+    def _control(self, kl: float, responses: int) -> dict[str, float]:
+        """Adapts the coefficients of the divergence to what was measured."""
+        said = {}
+        if self._kl_coef:
+            said["kl_coef"] = self._kl_coef
+            control = self._config.learner.kl
+            self._kl_coef = control.after(self._kl_coef, kl, responses)
+        if self._paid_coef:
+            said["paid_kl_coef"] = self._paid_coef
+            control = self._config.payment.kl
+            self._paid_coef = control.after(self._paid_coef, kl, responses)
+        return said
+
+    def _learn(self, rows: Any) -> dict[str, float]:
+        """The updates of a round; without rows there are none."""
+        run, config = self._run, self._config
+        if not (count := size(rows)):
+            return {}
+        rng = np.random.default_rng([run.experiment.seed, self._index, self.rounds])
+        wanted = config.epochs * config.rows_a_round
+        order = shuffled(count, wanted, rng)
+        control = getattr(config.learner, "kl", None)
+        seen: list[dict[str, jax.Array]] = []
+        for at in order.reshape(config.updates_a_round, -1):
+            batch = put_batch(run.mesh, take(rows, at))
+            tokens = batch.tokens.size
+            batch = self._learner.complete(batch)
+            self.state, said = self._update(self.state, batch, tokens=tokens)
+            seen.append(said)
+            self._updates += 1
+            if control and control.stop and control.too_far(float(said["kl_sampler"])):
+                break
+        said = jax.device_get(seen)
+        metrics = {k: float(np.mean([s[k] for s in said])) for k in said[0]}
+        if "logprob_gap" in metrics:  # before the first update sampler is trainer
+            metrics["logprob_gap"] = float(said[0]["logprob_gap"])
+        return metrics | {"updates": float(len(seen))}
+
+    def _guide(self) -> None:
+        """Lets the reward model as it is now guide the search."""
+        search = self._config.search
+        if search is not None and search.reward == self._config.payment.reward:
+            self._trees.use(self._pay.weights)
+
+    def measure_start(self) -> None:
+        """Looks at the held-out questions before the first round."""
+        if not self._found:
+            self.measure()
+
+    def measure(self) -> dict[str, float]:
+        """Looks at the held-out questions."""
+        began = time.monotonic()
+        found = self._held_out(self.policy)
+        seconds = time.monotonic() - began
+        self._found.append({"round": self.rounds, "seconds": seconds, **found})
+        values = {k: v[0] for k, v in found.items() if k.startswith("pass@")}
+        return {f"held_out_{name}": value for name, value in values.items()}
+
+    def arrays(self) -> Saved:
+        """What a checkpoint holds beside JSON."""
+        replay = None if self._replay is None else self._replay.state()
+        return Saved(*self.state, self._pay.state, replay)
+
+    def position(self) -> dict[str, int]:
+        """Of the questions."""
+        return {"question": self._place}
+
+    def extra(self) -> dict[str, Any]:
+        """The rest, as JSON."""
+        return {
+            "ledger": self._run.ledger.state(),
+            "seconds": self.seconds,
+            "updates": self._updates,
+            "kl_coef": self._kl_coef,
+            "paid_coef": self._paid_coef,
+            "watch": self.watch.state(),
+            "held_out": self._found,
+        }
+
+    def resume(self, saved: Checkpoints) -> None:
+        """Goes on from the newest checkpoint, if there is one."""
+        if (restored := saved.restore(self.arrays())) is None:
+            return
+        arrays, extra = restored.state, restored.extra
+        self.state = TrainState(*arrays[:4])
+        self._pay.state = arrays.reward
+        if self._replay is not None:
+            self._replay.set_state(arrays.replay)
+        self.rounds, self._place = restored.step, restored.position["question"]
+        self._run.ledger = Ledger.from_state(extra["ledger"])
+        self.seconds, self._updates = extra["seconds"], extra["updates"]
+        self._kl_coef, self._paid_coef = extra["kl_coef"], extra["paid_coef"]
+        self.watch.set_state(extra["watch"])
+        self._found = extra["held_out"]
+        self._guide()
+
+    def record(self) -> StageRecord:
+        """The stage, done."""
+        config = self._config
+        results = {
+            "rounds": self.rounds,
+            "updates": self._updates,
+            "questions": self._place,
+            "before": self._found[0],
+            "after": self._found[-1],
+            "held_out": self._found[1:-1],
+        }
+        return StageRecord(
+            name=config.name,
+            kind="improve",
+            steps=self.rounds,
+            seconds=self.seconds,
+            ledger=self._run.ledger.state(),
+            results=results,
+            sections=[],
+        )
