@@ -21,17 +21,20 @@ def requests() -> dict[str, list[list[str]]]:
     """The pip calls of each environment, in order.
 
     torch goes first and is named again, so that nothing newer is pulled in. tunix comes
-    without its dependencies, of which its sampler needs a few; jax and flax are those
-    that o1jax is measured with.
+    without its dependencies, of which its sampler and its GRPO need a few; jax and flax
+    are those that o1jax is measured with.
     """
     same = [f"{name}=={metadata.version(name)}" for name in ("jax", "flax")]
     torch = "torch==2.13.0"
+    transformers = "transformers==5.23.0"
+    trl = ["trl==1.16.0", "accelerate==1.15.0", "datasets==5.2.0"]
     sampler_needs = ["jaxtyping", "pillow", "sentencepiece", "huggingface_hub"]
+    grpo_needs = ["google-metrax==0.2.4"]
     return {
-        "transformers": [[torch], ["transformers==5.23.0", torch]],
+        "transformers": [[torch], [transformers, torch, *trl]],
         "tunix": [
             ["--no-deps", "google-tunix==0.1.7"],
-            [*same, *sampler_needs, "safetensors<0.8"],
+            [*same, *sampler_needs, *grpo_needs, "safetensors<0.8"],
         ],
         # Of the series that jax 0.10.2 asks for.
         "tpu": [["--no-deps", "libtpu==0.0.42.1"]],

@@ -1,7 +1,8 @@
 """A train step of o1jax: next-token loss, gradient, clip to norm 1, AdamW, donated.
 
 The batch is what the loop feeds: packed rows with segments, positions and weights.
-`train/SIZE` takes the number of microbatches that is best here, `train/SIZE/N` takes N.
+`train/SIZE` takes the number of microbatches that is best here, `train/SIZE/N` takes N;
+`ppo-update/SIZE` is the same, to be held against the update of PPO.
 """
 
 import worker  # isort: skip  (pins the process first)
@@ -14,6 +15,7 @@ import sizes
 from o1jax.learn.objectives import imitation
 from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
 from o1jax.learn.update import build_update
+from o1jax.loop.ledger import count_flops
 from o1jax.types import TokenBatch, TrainState
 
 MICROBATCHES = {"1m": 16, "20m": 4}
@@ -44,6 +46,7 @@ def build(case: str) -> tuple[worker.Run, worker.Run]:
     state = TrainState(jnp.int32(0), params, opt_state, jax.random.key(2))
     batch = some_batch(size)
     losses: list[float] = []
+    flops = count_flops(update, state, batch).flops
 
     def run() -> None:
         nonlocal state
@@ -52,6 +55,7 @@ def build(case: str) -> tuple[worker.Run, worker.Run]:
         if len(losses) > 2 and not losses[-1] < losses[0]:
             raise RuntimeError(f"the step does not learn: {losses[0]} -> {losses[-1]}")
 
+    run.note = lambda: {"flops": flops}  # as the ledger counts them
     return run, run
 
 

@@ -7,6 +7,7 @@ the largest round beside it. Rows exist only for what was measured.
 from collections.abc import Callable
 from statistics import median
 
+import report_learning
 import report_search
 import sizes
 from tables import compile_time, number, table
@@ -43,7 +44,7 @@ rounds of ours / theirs inside a round, [smallest, largest]. Weights are random,
 Freed memory is kept by the allocator (`MALLOC_*` in run.py) for every side, which makes
 torch up to twice as fast. The peers' environments are made under `.venv-bench` on the
 first run; where `pip install torch` brings CUDA along, point pip at a CPU build
-(PIP_EXTRA_INDEX_URL). `--only`, `--quick`, `--list`: see `--help`.
+(PIP_EXTRA_INDEX_URL). `--only`, `--merge`, `--quick`, `--list`: see `--help`.
 """
 
 DECODE = """
@@ -78,6 +79,8 @@ def brief(case: str, sample: dict) -> str:
         return f"{sample['read']:.1f} GB/s"
     if "step" in sample:
         return f"{sample['keys_values']:,} bytes a node"
+    if report_learning.is_learning(case):
+        return report_learning.shown(case, report_learning.rate(case, sample))
     unit = report_search.unit(case) if case.startswith("search/") else "tokens"
     return f"{rate(case, sample):,.0f} {unit}/s"
 
@@ -290,4 +293,5 @@ def render(results: dict) -> str:
         if case.startswith("search/") and case != "search/memory"
         for row in comparison(case, sides, lambda rate: "")
     ]
-    return text + report_search.section(samples, searched)
+    text += report_search.section(samples, searched)
+    return text + report_learning.section(samples, results.get("when", {}))

@@ -39,6 +39,9 @@ SIDES = {
     "o1jax-search": ("", "search_ours.py"),
     "mctx": ("", "search_mctx.py"),
     "loop": ("", "search_loop.py"),
+    "o1jax-grpo": ("", "ours_grpo.py"),
+    "trl": ("transformers", "trl_grpo.py"),
+    "tunix-grpo": ("tunix", "tunix_grpo.py"),
 }
 # One thread each, and freed memory is kept: without that, growing caches in torch fault
 # their pages in again at every token and run at half the speed.
@@ -78,6 +81,9 @@ def plan() -> list[tuple[str, list[str]]]:
         kind = case.split("/")[1]
         peer = {"memory": [], "steps": ["loop"]}.get(kind, ["mctx"])
         cases.append((case, ["o1jax-search", *peer]))
+    for case in ("grpo/1m", "grpo-rollout/1m"):
+        cases.append((case, ["o1jax-grpo", "trl", "tunix-grpo"]))
+    cases.append(("ppo-update/1m", ["o1jax-grpo", "o1jax-train"]))
     return cases
 
 
@@ -166,6 +172,19 @@ def machine(core: int) -> dict[str, object]:
     }
 
 
+def merged(page: dict, new: dict) -> dict:
+    """The page's results with new ones among them, and when those were measured."""
+    rounds = max(len(x) for sides in new["samples"].values() for x in sides.values())
+    line = "{date}, commit {commit}, {rounds} rounds".format(
+        **new["machine"], rounds=rounds
+    )
+    return page | {
+        "samples": page["samples"] | new["samples"],
+        "versions": page["versions"] | new["versions"],
+        "when": page.get("when", {}) | dict.fromkeys(new["samples"], line),
+    }
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with an error in one line."""
 
@@ -189,6 +208,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="cases whose name starts so, e.g. decode/1m, train, search; repeatable",
     )
     add("--core", type=int, help="the core to pin to (default: the last one)")
+    add(
+        "--merge",
+        action="store_true",
+        help="with --only: put the new rows into README.md and results.json",
+    )
     add("--list", action="store_true", help="print the names of the cases and stop")
     args = parser.parse_args(argv)
     if args.rounds < 1:
@@ -201,6 +225,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         args.core = cores[-1]
     if args.core not in cores:
         parser.error(f"--core {args.core} is not one of this machine's {cores}")
+    if args.merge and not args.only:
+        parser.error("--merge needs --only: without it every row is new")
     names = [case for case, _ in plan()]
     for prefix in args.only or []:
         if not any(name.startswith(prefix) for name in names):
@@ -233,8 +259,10 @@ def main(argv: list[str]) -> int:
         return 1
     results["machine"] = machine(args.core)
     results["seconds"] = time.monotonic() - start
+    if args.merge:
+        results = merged(json.loads((HERE / "results.json").read_text()), results)
     text = report.render(results)
-    if args.only or args.quick:
+    if (args.only or args.quick) and not args.merge:
         print(text)
         print("(a partial run: README.md and results.json are left alone)")
         return 0

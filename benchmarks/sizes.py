@@ -121,9 +121,28 @@ def search_cases() -> list[str]:
     return [*cases, "search/memory"]
 
 
+# A step of GRPO: responses of full length to prompts of full length.
+GRPO_PROMPTS, GRPO_SAMPLES, GRPO_BETA = 8, 8, 0.04
+
+
+def grpo_prompts(size: Size) -> list[str]:
+    """Texts of token ids; no two are the same."""
+    last = size.vocab - 1
+    word = lambda row, t: 1 + (7 * row + t) % last
+    return [
+        " ".join(str(word(row, t)) for t in range(size.prompt))
+        for row in range(GRPO_PROMPTS)
+    ]
+
+
+def grpo_reward(text: str) -> float:
+    """Of a response: how often it says 7."""
+    return float(text.split().count("7"))
+
+
 def parse(case: str) -> tuple[str, ...]:
     """The parts of a case name; KeyError for an unknown size."""
     parts = tuple(case.split("/"))
-    if parts[0] in ("decode", "train"):
+    if parts[0] in ("decode", "train", "grpo", "grpo-rollout", "ppo-update"):
         SIZES[parts[1]]
     return parts
