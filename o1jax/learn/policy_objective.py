@@ -165,16 +165,16 @@ def build_experience(
     if config.has_reference and not config.has_divergence:
         reward = reward - kl_coef * divergence(logprob, reference, "k1")
     grouped = lambda x: x.reshape(-1, samples, T)
-    advantage = SIGNALS[config.signal](
-        SignalInput(
-            *map(grouped, (on(reward), value, mask, step_end)), config.gamma, config.lam
-        )
-    ).reshape(B, T)
+    arrays = map(grouped, (on(reward), value, mask, step_end))
+    signal = SignalInput(*arrays, config.gamma, config.lam)
+    advantage = SIGNALS[config.signal](signal).reshape(B, T)
     counts = TRUNCATIONS[config.truncation](trajectory.finished)
     counts = counts if keep is None else counts & keep
     counted = mask & counts[:, None]
     weight, share = REDUCTIONS[config.reduction](counted, max_tokens)
-    target = on(advantage + value) if config.has_critic else none
+    target = none
+    if config.has_critic:  # the lambda return, whatever the signal
+        target = SIGNALS["gae"](signal).reshape(B, T) + value
     if config.whiten:
         advantage = whitened(advantage, counted)
     batch = Experience(
