@@ -84,6 +84,48 @@ def test_a4_reports_worth_against_cost():
     assert curves["table"]["rows"][0][0] == 4
 
 
+def test_a_success_is_one_of_all_steps_before_it():
+    """Four traces of three steps and a stop token."""
+    end = np.zeros((4, 10), bool)
+    end[:, [3, 5, 7]] = True  # prompt 0 and 1, steps to 3, 5, 7; stop token 8
+    value = np.zeros((4, 10), np.float32)
+    value[0, 5] = 0.25  # nothing from step 1, two of eight from step 2, none from 3
+    value[2, [3, 5, 7]] = [0.5, 0.75, 0]
+    traces = rows(0, 4)._replace(
+        tokens=np.zeros((4, 10), np.int32),
+        prompt_length=np.full(4, 2),
+        length=np.full(4, 9),
+        grades=np.array([0.0, 1, 1, 0]),
+        step_end=end,
+    )
+    nothing = np.zeros((4, 10), np.float32)
+    labels = StepLabels(
+        tokens=traces.tokens,
+        prompt_length=traces.prompt_length,
+        length=traces.length,
+        step_end=end,
+        label=value,
+        weight=nothing,
+    )
+    hard = a4.reuse(traces, labels, hard=True)
+    at = [3, 5, 7, 8]
+    # The second trace ended right though no rollout did; of the last nothing is right.
+    right = [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
+    known = [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert hard.label[:, at].tolist() == right
+    assert hard.weight[:, at].tolist() == known
+    assert hard.step_end[:, at].all() and hard.step_end.sum() == 16
+    soft = a4.reuse(traces, labels, hard=False)
+    assert soft.weight.tolist() == hard.weight.tolist()
+    # Their own values, and the grade where the text ends.
+    assert soft.label[:, at].tolist() == [
+        [0, 0.25, 0, 0],
+        [0, 0, 0, 1],
+        [0.5, 0.75, 0, 1],
+        [0, 0, 0, 0],
+    ]
+
+
 def over(least=0.02, refreshed=0.9):
     """Evidence of A11; `least` is the fall of the smallest model's gold."""
     d = np.sqrt(kl_best_of_n(K))

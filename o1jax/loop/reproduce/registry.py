@@ -1,7 +1,7 @@
 """The claims that can be reproduced: a module each, and a line here."""
 
 from o1jax.config import ConfigError, nearest
-from o1jax.loop.reproduce import a1, a2, a3, a5, a5_learned, a11
+from o1jax.loop.reproduce import a1, a2, a3, a4, a5, a5_learned, a11
 from o1jax.loop.reproduce.claim import Claim
 
 CLAIMS: dict[str, Claim] = {
@@ -10,6 +10,7 @@ CLAIMS: dict[str, Claim] = {
         a1.CLAIM,
         a2.CLAIM,
         a3.CLAIM,
+        a4.CLAIM,
         a5.CLAIM,
         a5_learned.CLAIM,
         a11.CLAIM,

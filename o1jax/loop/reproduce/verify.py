@@ -7,7 +7,8 @@ The stop token is judged as a step of its own, right if the response is: a model
 reads closed steps alone prefers a text that stops too early, having less to get wrong.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,6 +52,10 @@ class Verify:
     ends: bool = True  # the stop token is a step
 
 
+# (traces, labels of their closed steps) -> labels with the end as a step
+Finish = Callable[[Traces, StepLabels], StepLabels]
+
+
 class Trained(NamedTuple):
     """A reward model with its weights."""
 
@@ -65,6 +70,8 @@ def verify(
     key: jax.Array,
     examples: Sequence[Example],
     method: Verify,
+    *,
+    finish: Finish | None = None,
 ) -> Predictions:
     """Trains the model, and lets it choose among the samples that all arms share.
 
@@ -73,7 +80,7 @@ def verify(
     run.params = params
     pool = shared_pool(run, key, examples, method.samples)
     began = spent_flops(run)
-    data = gather(run, method)
+    data = gather(run, method, finish)
     trained = train_verifier(run, method.reward, data, spent_flops(run) - began)
     score, flops = score_rows(run, trained, pool.rows, method)
     return choose(pool, score, flops, trained.facts, draws=method.draws)
@@ -111,8 +118,11 @@ def choose(
     )
 
 
-def gather(run: Workdir, method: Verify) -> Data:
-    """Traces and their labels, as a TrainReward stage makes them but for the end."""
+def gather(run: Workdir, method: Verify, finish: Finish | None = None) -> Data:
+    """Traces and their labels, as a TrainReward stage makes them but for the end.
+
+    `finish` makes the last labels of steps; judge_end does if it is not given.
+    """
     config = method.reward
     task = run.task(config)
     if not method.ends:
@@ -127,7 +137,7 @@ def gather(run: Workdir, method: Verify) -> Data:
         return Data(outcome_rows(traces), {"labels": len(traces.length)})
     found = label(run, traces, config.labels, task=task, key=labels_key)
     keep = config.labels.after_error == "keep"
-    rows = judge_end(traces, found.labels, keep=keep)
+    rows = (finish or functools.partial(judge_end, keep=keep))(traces, found.labels)
     return Data(rows, {**found.facts, "labels": int((rows.weight > 0).sum())})
 
 
