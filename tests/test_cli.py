@@ -101,7 +101,11 @@ def o1jax(tmp_path):
     "args, message",
     [
         (["shwo", "quick.gin"], "unknown command 'shwo'; did you mean show?"),
-        (["zzz"], "unknown command 'zzz'; choose from run, show, eval, ask, reproduce"),
+        (
+            ["zzz"],
+            "unknown command 'zzz'; choose from run, show, eval, ask, reproduce, "
+            "inspect",
+        ),
         (
             ["show", "quik.gin"],
             "quik.gin: no such file or directory; did you mean quick.gin?",

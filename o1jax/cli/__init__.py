@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = nearest(argv[0], COMMANDS) or f"; choose from {', '.join(COMMANDS)}"
             raise ConfigError(f"unknown command '{argv[0]}'{hint}")
         args = _parser().parse_args(argv or ["--help"])
-        COMMANDS[args.command].call(args)
+        code = COMMANDS[args.command].call(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         # Everything of ours is closed by now. An orderly exit of the interpreter would
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"o1jax: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def _is_users(error: Exception) -> bool:

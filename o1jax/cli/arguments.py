@@ -99,6 +99,55 @@ def reproduce_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def inspect_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a workdir, a stage's folder or a step, of o1jax or of any orbax writer; "
+        "gs:// and s3:// too",
+    )
+    parser.add_argument(
+        "--stats",
+        action="store_true",
+        help="read the arrays: norm, range, NaN, outliers, dead rows, spectra; and "
+        "check the checksums of all files",
+    )
+    parser.add_argument(
+        "--diff",
+        metavar="OTHER",
+        default="",
+        help="what changed since another checkpoint, and how far each array moved",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="REGEX",
+        default="",
+        help="of the arrays, measure and compare those with such a path",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="GIB",
+        type=_gib,
+        default=1.5,
+        help="most that --stats and --diff may take (default: 1.5)",
+    )
+    parser.add_argument("--config", action="store_true", help="print the run's config")
+    parser.add_argument(
+        "--html", metavar="OUT", type=_file, help="write it all as one page"
+    )
+    parser.add_argument("--json", action="store_true", help="print it all as JSON")
+
+
+def _gib(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB above 0")
+    return value
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a count of 1 or more")

@@ -3,6 +3,7 @@
 What a command needs is imported when it runs, so `o1jax --help` is instant.
 """
 
+import json
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
@@ -24,7 +25,7 @@ class Command(NamedTuple):
     summary: str
     example: str
     arguments: Callable[[ArgumentParser], None]
-    call: Callable[[Namespace], None]
+    call: Callable[[Namespace], int | None]  # the exit code; None is 0
 
 
 def _show(args: Namespace) -> None:
@@ -170,6 +171,39 @@ def _reproduce(args: Namespace) -> None:
     print(f"{report.read_text()}\n{verdict(content)}\nReport: {report}, index: {index}")
 
 
+def _inspect(args: Namespace) -> int:
+    from o1jax.cli.progress import bytes_progress
+    from o1jax.inspect.checkpoint_report import inspect_checkpoint, to_json
+
+    found = inspect_checkpoint(
+        args.checkpoint,
+        stats=args.stats,
+        diff=args.diff,
+        only=args.only,
+        memory=args.memory,
+        progress=bytes_progress,
+    )
+    if args.html:
+        from o1jax.inspect.checkpoint_page import write_page
+
+        write_page(args.html, found)
+    if args.json:
+        print(json.dumps(to_json(found), allow_nan=False))
+        return int(bool(found.problems))
+    from rich.console import Console
+    from rich.text import Text
+
+    from o1jax.inspect.checkpoint_text import lines
+
+    console = Console(highlight=False, soft_wrap=True)
+    width = shutil.get_terminal_size((200, 24)).columns
+    for line in lines(found, width=width, config=args.config):
+        console.print(Text(line.text, line.style))
+    if args.html:
+        print(f"Page: {args.html}")
+    return int(bool(found.problems))
+
+
 def _load(args: Namespace) -> Loaded:
     import o1jax.loop.experiment  # noqa: F401  registers every config class
 
@@ -216,5 +250,13 @@ COMMANDS = {
         "o1jax reproduce A1 --seeds 3",
         arguments.reproduce_arguments,
         _reproduce,
+    ),
+    "inspect": Command(
+        "show what a checkpoint holds and what is damaged; reads no array unless asked",
+        "o1jax inspect runs/quickstart\n"
+        "  o1jax inspect runs/quickstart --stats --html page.html\n"
+        "  o1jax inspect RUN/000200 --diff RUN/000100 --only params",
+        arguments.inspect_arguments,
+        _inspect,
     ),
 }
