@@ -84,6 +84,8 @@ def distil_batch(
     for i, children in enumerate(steps):
         if not 0 < len(children) <= K:
             raise ValueError(f"node {i} has {len(children)} children, not 1 to {K}")
+        if not all(map(len, children)):
+            raise ValueError(f"node {i} has a child without a token")
         sizes[i, : len(children)] += [len(step) for step in children]
     T = length or int(sizes.max())
     tokens = np.zeros((M, K, T), np.int32)

@@ -51,7 +51,9 @@ class PreferenceConfig:
     beta: float = 0.1  # nats of log-odds a nat of difference
     loss: Literal["dpo", "ipo"] = "dpo"
     smoothing: float = 0.0  # how probable it is that a pair is the wrong way round
-    imitate: float = 0.0  # of the chosen side's negative log-likelihood a token
+    imitate: float = (
+        0.0  # of the nats a token of the chosen side, behind what is shared
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < float("inf"):
@@ -75,15 +77,13 @@ def pair_logprobs(
     R, _, T = pairs.tokens.shape
     chex.assert_shape(pairs.length, (R, 2))
     chex.assert_shape([pairs.prompt_length, pairs.weight, pairs.margin], (R,))
-    tokens, length = pairs.tokens.reshape(2 * R, T), pairs.length.reshape(2 * R)
-    prompt_length = jnp.repeat(pairs.prompt_length, 2)
-    read = read_responses(
-        policy, params, tokens, prompt_length, length, distribution=distribution
+    rows = (
+        pairs.tokens.reshape(2 * R, T),
+        jnp.repeat(pairs.prompt_length, 2),
+        pairs.length.reshape(2 * R),
     )
-    response = in_response(prompt_length, length, T).reshape(R, 2, T)
-    one, other = jnp.where(response, pairs.tokens, -1).swapaxes(0, 1)
-    parted = jnp.cumsum(one != other, axis=1) > 0
-    return jnp.where(parted[:, None], read.logprob.reshape(R, 2, T), 0.0)
+    read = read_responses(policy, params, *rows, distribution=distribution)
+    return jnp.where(_parted(pairs), read.logprob.reshape(R, 2, T), 0.0)
 
 
 def preference_objective(
@@ -111,7 +111,7 @@ def preference_objective(
         gap = gain[:, 0] - gain[:, 1]
         loss = _pair_loss(gap, pairs.margin, config)
         if config.imitate:
-            tokens = jnp.maximum(jnp.sum(logprob[:, 0] < 0, axis=1), 1)
+            tokens = jnp.maximum(jnp.sum(_parted(pairs)[:, 0], axis=1), 1)
             loss += config.imitate * -jnp.sum(logprob[:, 0], axis=1) / tokens
         loss = jnp.sum(pairs.weight * loss)
         mean = lambda x: Ratio(jnp.sum(pairs.weight * x), jnp.sum(pairs.weight))
@@ -123,6 +123,17 @@ def preference_objective(
         }
 
     return Objective(weight, total)
+
+
+def _parted(pairs: PairRows) -> jax.Array:
+    """bool[R, 2, T]: tokens of the responses behind what both sides begin with."""
+    T = pairs.tokens.shape[2]
+    sides = [
+        in_response(pairs.prompt_length, pairs.length[:, side], T) for side in (0, 1)
+    ]
+    response = jnp.stack(sides, axis=1)
+    one, other = jnp.where(response, pairs.tokens, -1).swapaxes(0, 1)
+    return response & (jnp.cumsum(one != other, axis=1) > 0)[:, None]
 
 
 def _pair_loss(
