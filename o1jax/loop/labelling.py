@@ -21,8 +21,8 @@ from o1jax.loop.rollouts import Continuer, Programs
 from o1jax.loop.searching import Searcher
 from o1jax.loop.traces import Traces, up_to_first_error
 from o1jax.loop.workdir import Workdir
+from o1jax.reward.labels import GROUP, by_binary_search, by_rollouts
 from o1jax.reward.labels import Labelled as Values
-from o1jax.reward.labels import by_binary_search, by_rollouts
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.search.harvest import leaves
 from o1jax.search.targets import step_labels
@@ -33,7 +33,6 @@ Source = Literal["oracle", "rollouts", "binary", "tree"]
 # It is told which answers are right, and nothing else.
 FOR_ANSWERS = Search("mcts", budget=16, verifier=Verifier(outcome_only=True))
 CHUNK = 256  # traces whose keys and values are held at once
-GROUP = 4  # continuations that a binary search draws before it looks
 
 
 @configurable
@@ -90,6 +89,27 @@ def label(
         weight=known.astype(np.float32),
     )
     return Labelled(labels, {"labelled by": config.source, **facts})
+
+
+def stops(traces: Traces) -> np.ndarray:
+    """bool[R, T]: the stop tokens of the traces that have one."""
+    place = np.arange(traces.tokens.shape[1])
+    return (place == traces.length[:, None] - 1) & traces.finished[:, None]
+
+
+def label_ends(traces: Traces, labels: StepLabels, *, keep: bool) -> StepLabels:
+    """Labels with each stop token as a step, labelled by its trace's grade.
+
+    Behind a step that is wrong, or not known, it has no weight; `keep`: it has.
+    """
+    stop = stops(traces)
+    unknown = labels.step_end & ((labels.label <= 0) | (labels.weight <= 0))
+    known = keep | ~unknown.any(axis=1, keepdims=True)
+    return labels.replace(
+        step_end=labels.step_end | stop,
+        label=np.where(stop, traces.grades[:, None], labels.label).astype(np.float32),
+        weight=np.where(stop, known, labels.weight).astype(np.float32),
+    )
 
 
 def from_trees(

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from o1jax.config import ConfigError, configurable, nearest
 from o1jax.loop.guides import Verifier
-from o1jax.loop.reward_guides import judge_answers, unjudged
 from o1jax.loop.self_evaluation import SelfEvaluation
 from o1jax.reward.aggregate import Aggregate
 from o1jax.reward.ensemble import Combine
@@ -24,14 +23,14 @@ from o1jax.search import frontier as population
 from o1jax.search.frontier import Frontier
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.nodes import Nodes, nodes_of
-from o1jax.search.pages import GUIDES, spent
+from o1jax.search.pages import GUIDES, Reader, spent
 from o1jax.search.retry import Retry, retry
 from o1jax.search.select import Widening
 from o1jax.search.steps import Steps, StepSearch
-from o1jax.types import Guide, Params, Prompts, Spent
+from o1jax.types import Params, Prompts, Spent
 
 Method = Literal["best_of_n", "beam", "dvts", "lookahead", "mcts", "retry", "revision"]
-Select = Literal["max", "weighted", "majority"]
+Select = Literal["max", "weighted", "majority", "borda"]
 # A tree grows wider as it is visited more, and leaves alone what is finished.
 TREE_SEARCH = Mcts(leaves=4, revisit=False, widening=Widening(first=2.0))
 
@@ -47,7 +46,8 @@ class Search:
     depth: int = 0  # steps of an answer at most; 0: as in worked training examples
     answer_tokens: float = 0.0  # of a whole answer; 0: as in worked training examples
     # Of the finished answers: max takes the one that the guide values most, weighted
-    # the answer with the highest sum of values, majority the most frequent one.
+    # the answer with the highest sum of values, majority the most frequent one, borda
+    # the one that the heads of a reward model prefer to most others, two at a time.
     select: Select = "max"
     # One of these guides in place of Steps.guide: the task's check, the policy when
     # asked, or the reward model that a TrainReward stage of that name has trained.
@@ -122,6 +122,7 @@ class Found(NamedTuple):
     nodes: Nodes  # without keys and values
     survivors: jax.Array | None  # i32[B, W]  may answer, -1: none; None: all nodes may
     spent: Spent  # f32[B] each; no FLOPs, which are left to who counts programs
+    score: jax.Array | None = None  # f32[B, N, K]  of each node, by a reward's K heads
 
 
 def with_guide(method: Search, guide: str, rewards: Sequence[str]) -> Search:
@@ -147,12 +148,14 @@ Program = Callable[[Params, jax.Array, Prompts, Params], Found]
 
 
 def build_program(
-    search: StepSearch, config: Search, reward: Guide | None = None
+    search: StepSearch,
+    config: Search,
+    reward: Callable[[Params], Reader] | None = None,
 ) -> Program:
     """The method as a function of (params, keys [B], prompts, reward_params); jit it.
 
-    reward: a guide of a model of its own, called with reward_params; it takes the place
-    of any other. depth and answer_tokens of the config must be set.
+    reward: makes a reader of reward_params; it takes the place of any other guide.
+    depth and answer_tokens of the config must be set.
     """
     tokens = config.budget * config.answer_tokens
     steps = search.config
@@ -172,34 +175,20 @@ def build_program(
         whole = steps.tokens * config.depth
         steps = replace(steps, level="solution", tokens=whole)
     search = replace(search, config=steps)
-    # Nothing hangs on the value of an unfinished answer: reading it at each step would
-    # be several times as dear as reading it once.
-    at_end = reward is not None and config.method == "best_of_n"
 
     def program(
         params: Params, keys: jax.Array, prompts: Prompts, reward_params: Params = None
     ) -> Found:
-        params = search.policy.unstack(params)
-        guided = search
+        params, guided = search.policy.unstack(params), search
         if reward is not None:
-            own = lambda _, state: reward(reward_params, state)
-            guided = replace(search, guide=unjudged if at_end else own)
+            guided = replace(search, reader=reward(reward_params))
         problems, root, page = guided.start(params, keys, prompts)
         key = jax.random.fold_in(keys[0], 2**20)  # of what is drawn for the batch
         found = recipe(params, key, root, page, guided.expand_fn(problems))
-        store = found.nodes.store.replace(k=(), v=())
-        nodes = found.nodes.replace(store=store)
-        if at_end:
-            nodes = judge_answers(
-                reward,
-                reward_params,
-                nodes,
-                found.survivors,
-                prompts.prompt_id,
-                depth=config.depth,
-            )
-        account = found.spent._replace(reward_tokens=nodes.reward_tokens)
-        return Found(nodes, found.survivors, account)
+        store = found.nodes.store
+        score = None if reward is None else store.reader.score
+        nodes = found.nodes.replace(store=store.replace(k=(), v=(), reader=()))
+        return found._replace(nodes=nodes, score=score)
 
     return program
 

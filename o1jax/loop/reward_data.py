@@ -17,7 +17,7 @@ import numpy as np
 from o1jax.data.pairs import PairBatch, encode_pairs, pairs_of_samples, read_pairs
 from o1jax.data.tokenizer import UNKNOWN
 from o1jax.loop.goal_data import goal_ids, goal_labels
-from o1jax.loop.labelling import Labelled, from_trees, label
+from o1jax.loop.labelling import Labelled, from_trees, label, label_ends, stops
 from o1jax.loop.ledger import Ledger
 from o1jax.loop.searching import step_end_ids
 from o1jax.loop.traces import TraceConfig, Traces, closing, sample_traces
@@ -57,7 +57,8 @@ def prepare(run: Workdir, index: int, config: Any) -> Data:
         found = json.loads(record.read_text())
         run.ledger = Ledger.from_state(found["ledger"])
         return Data(_read(folder / "data.npz", BLANKS[config.learns]), found["facts"])
-    data = MAKERS[config.learns](run, config, run.task(config))
+    ends = {"ends": True} if config.judges_ends else {}
+    data = MAKERS[config.learns](run, config, run.task(config), **ends)
     _write(folder / "data.npz", data.rows)
     write_json(record, {"facts": data.facts, "ledger": run.ledger.state()})
     return data
@@ -98,14 +99,17 @@ def _traces(run: Workdir, config: Any, task: Task) -> Traces:
     return traces
 
 
-def _steps(run: Workdir, config: Any, task: Task) -> Data:
+def _steps(run: Workdir, config: Any, task: Task, *, ends: bool = False) -> Data:
     key = jax.random.fold_in(run.key, 5)
-    if config.labels.source == "tree":
+    if config.labels.source == "tree":  # whose ends are nodes like all others
         examples = examples_of(run, task, "train", config.traces.problems)
         found = from_trees(run, examples, config.labels, task=task, key=key)
         return Data(found.labels, _labelled(found))
     traces = _traces(run, config, task)
     found = label(run, traces, config.labels, task=task, key=key)
+    if ends:
+        keep = config.labels.after_error == "keep"
+        found = found._replace(labels=label_ends(traces, found.labels, keep=keep))
     kept = np.asarray(found.labels.weight).any(axis=1)
     rows = jax.tree.map(lambda x: np.asarray(x)[kept], found.labels)
     return Data(rows, _facts(traces) | _labelled(found))
@@ -124,22 +128,30 @@ def _goals(run: Workdir, config: Any, task: Task) -> Data:
     return Data(rows, _facts(traces) | _labelled(found))
 
 
-def _outcome(run: Workdir, config: Any, task: Task) -> Data:
+def _outcome(run: Workdir, config: Any, task: Task, *, ends: bool = False) -> Data:
     traces = _traces(run, config, task)
-    rows = outcome_labels(traces)
+    rows = outcome_labels(traces, ends=ends)
     return Data(rows, _facts(traces) | {"labels": len(rows.length)})
 
 
-def outcome_labels(traces: Traces) -> StepLabels:
-    """The grade of each trace at its last step; a trace without steps is left out."""
-    traces = traces.rows(np.flatnonzero(traces.steps))
-    last = traces.ends.max(axis=1)
-    at_last = np.arange(traces.tokens.shape[1]) == last[:, None]
+def outcome_labels(traces: Traces, *, ends: bool = False) -> StepLabels:
+    """The grade of each trace at its last step; a trace without steps is left out.
+
+    ends: the stop token of a finished trace is a step, and so its last one.
+    """
+    step_end = traces.step_end
+    if ends:
+        step_end = step_end | stops(traces)
+    kept = np.flatnonzero(step_end.any(axis=1))
+    traces, step_end = traces.rows(kept), step_end[kept]
+    place = np.arange(traces.tokens.shape[1])
+    last = np.max(np.where(step_end, place, -1), axis=1)
+    at_last = place == last[:, None]
     return StepLabels(
         tokens=traces.tokens,
         prompt_length=traces.prompt_length,
         length=traces.length,
-        step_end=traces.step_end,
+        step_end=step_end,
         label=np.where(at_last, traces.grades[:, None], 0).astype(np.float32),
         weight=at_last.astype(np.float32),
     )

@@ -1,46 +1,63 @@
-"""Guides that read the text so far with a learned reward model.
+"""Guides that read the text of a search step by step with a learned reward model.
 
-In: a reward model and the prompts of all problems. Out: a Guide whose params are the
-model's, given at every call, so that a program compiled once never holds old weights.
-Its value in [0, 1] is that of the steps closed so far, aggregated; best-of-N asks once,
-about whole answers. Sources: Lightman et al. 2023, arXiv 2305.20050 (scores of steps);
-Uesato et al. 2022, arXiv 2211.14275. Simplified: each state is read anew, prompt and
-all, and that is counted.
+In: a reward model and its params, given at every call, so that a program compiled once
+never holds old weights. Out: a Reader, whose keys and values lie in the nodes' pages: a
+prompt is read once a problem, a step once a node. Its value in [0, 1] is that of the
+steps closed so far, aggregated. Sources: Lightman et al. 2023, arXiv 2305.20050 (scores
+of steps); Uesato et al. 2022, arXiv 2211.14275.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from o1jax.loop.path_rows import Rows, path_rows, wanted
-from o1jax.reward.aggregate import Aggregate, aggregate
+from o1jax.policy.context import Context
+from o1jax.reward.aggregate import (
+    SMALLEST,
+    Aggregate,
+    aggregate,
+    at_last,
+    log_product,
+)
 from o1jax.reward.ensemble import Combine, combine
-from o1jax.reward.model import RewardModel
-from o1jax.search.nodes import Nodes
-from o1jax.search.pages import node_state, of_nodes
-from o1jax.search.recipe import write
-from o1jax.types import Guidance, Guide, NodeState, Params
+from o1jax.reward.interface import Pieces, RewardModel
+from o1jax.reward.readout import goal_token
+from o1jax.search.expand import last_node
+from o1jax.search.pages import (
+    Reader,
+    ReaderPage,
+    ReaderPrompt,
+    StepPage,
+    along,
+    of_nodes,
+    path_pages,
+    pick,
+)
+from o1jax.search.steps import Problems
+from o1jax.types import Guidance, Params, Prompts
 
-ROWS_AT_ONCE = 256  # that the model reads, so that memory does not grow with the search
+# Tokens whose logits the model makes at once: memory must not grow with the search.
+TOKENS_AT_ONCE = 16_384
 
 
-def reward_guide(
+def reward_reader(
     model: RewardModel,
-    prompts_tokens: np.ndarray,
-    prompts_length: np.ndarray,
+    params: Params,
     *,
     step_end_ids: Sequence[int],
+    ends: bool = False,
     how: Aggregate = "product",
     heads: Combine = "mean",
     lam: float = 1.0,
-) -> Guide:
-    """A guide for problems whose prompt_id is their row in the prompts.
+) -> Reader:
+    """A reader of the texts of steps.StepSearch.
 
     Args:
-      prompts_tokens: i32[Q, P], right-padded; prompts_length: i32[Q], at least 1.
       step_end_ids: tokens that close a step.
+      ends: the stop token closes one too, as the model has learned.
       how: aggregates the probabilities that the steps are right.
       heads: combines what the heads of an ensemble say of the path; lam as there.
 
@@ -48,86 +65,205 @@ def reward_guide(
     which counts as a step of probability 1/2 in front of the others: nothing is known
     of it. So the prompt alone is worth 1/2, and a step that ran out of tokens is no
     better than one that was closed. A finished state without any closed step is worth
-    0. What follows the last closed step is not read, nor is a text without one.
+    0. Of a finished state what follows its last closed step is not read.
+    """
+    text = _Text(
+        model.pieces,
+        params,
+        networks=tuple(map(model.pieces.policy.unstack, model.pieces.networks(params))),
+        heads=model.config.heads,
+    )
+
+    def start(prompts: Prompts, room: int) -> tuple[Guidance, ReaderPrompt, ReaderPage]:
+        there = prompts.prompt_id[:, None] >= 0
+        shared, page = text.start(prompts, room)
+        worth = jnp.where(there, 0.5, 0.0)
+        read = jnp.where(there, prompts.length[:, None], 0)
+        return Guidance(worth, read), shared, page
+
+    def read(
+        problems: Problems, store: StepPage, path: jax.Array, page: StepPage
+    ) -> tuple[Guidance, ReaderPage]:
+        B, M, S = page.tokens.shape
+        own = text.extend(problems, store, path, page)
+        below = lambda rows, own: jnp.concatenate(
+            [along(rows, path), own[:, :, None]], 2
+        )
+        tokens = below(store.tokens, page.tokens)
+        closed = jnp.isin(tokens, jnp.asarray(step_end_ids, jnp.int32))
+        closed &= _first(below(store.length, page.length), S)
+        if ends:
+            stop = _first(page.length, S) & ~_first(page.length - 1, S)
+            stop &= page.finished[..., None]
+            closed = closed.at[:, :, -1].set(closed[:, :, -1] | stop)
+        _, _, depth, _ = closed.shape
+        rows = lambda x: x.reshape(B * M, depth * S, *x.shape[4:])
+        numbers = rows(below(store.reader.number, own.number))
+        scores = model.pieces.scores(params, numbers, rows(closed))
+        end = jnp.max(jnp.where(closed[:, :, -1], _places(S, 3) + 1, 0), axis=-1)
+        open_ = ~page.finished & (end < page.length)
+        rated = jnp.pad(scores, ((0, 0), (0, 0), (1, 0)))
+        steps = jnp.concatenate([open_.reshape(-1, 1), rows(closed)], axis=1)[None]
+        each = aggregate(rated, steps, how).reshape(-1, B, M)
+        score = _text_score(rated, steps, how).reshape(-1, B, M)
+        own = own._replace(score=jnp.moveaxis(score, 0, -1))
+        tokens_read = jnp.where(page.finished, end, page.length)
+        there = problems.prompt_id[:, None] >= 0
+        return Guidance(
+            combine(each, heads, lam), jnp.where(there, tokens_read, 0)
+        ), own
+
+    return Reader(start, read)
+
+
+def _text_score(scores: jax.Array, step_end: jax.Array, how: Aggregate) -> jax.Array:
+    """f32[K, R]: the scale on which a Bradley-Terry model compares two texts.
+
+    What preference_objective compares: log-odds of the last step, or log of the product
+    of all. Of min and mean, which no pairs are trained with, the log.
+    """
+    if how == "last":
+        score = at_last(scores, jnp.broadcast_to(step_end, scores.shape))
+    elif how == "product":
+        score = log_product(scores, jnp.broadcast_to(step_end, scores.shape))
+    else:
+        score = jnp.log(jnp.maximum(aggregate(scores, step_end, how), SMALLEST))
+    return jnp.where(step_end.any(-1), score, jnp.log(SMALLEST))
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Reads prompts, and steps behind what lies in pages.
+
+    A model that judges a token from what is before it reads, for each step, the token
+    in front of it and all of its own but the last: as many as the step has, and no
+    logits need to be kept for what may follow.
     """
 
-    def guide(params: Params, state: NodeState) -> Guidance:
-        rows = path_rows(prompts_tokens, prompts_length, state)
-        t = jnp.arange(rows.tokens.shape[1])[None]
-        step_end = jnp.isin(rows.tokens, jnp.asarray(step_end_ids))
-        step_end &= (t >= rows.prompt_length[:, None]) & (t < rows.length[:, None])
-        end = jnp.max(jnp.where(step_end, t + 1, 0), axis=1)  # of the last closed step
-        open_ = ~state.finished.reshape(-1) & (end < rows.length)
-        shape = state.finished.shape
-        read = jnp.where(wanted(state), end.reshape(shape), 0)
-        length = jnp.maximum(end, rows.prompt_length)
+    pieces: Pieces
+    params: Params
+    networks: tuple[Params, ...]  # layers unstacked
+    heads: int
 
-        def value(rows: Rows, step_end: jax.Array, open_: jax.Array) -> jax.Array:
-            scores = model.score(params, *rows, step_end)
-            before = jnp.zeros((*scores.shape[:-1], 1))
-            scores = jnp.concatenate([before, scores], axis=-1)
-            closed = jnp.concatenate([open_[:, None], step_end], axis=-1)
-            if scores.ndim > closed.ndim:
-                each = aggregate(scores, closed[None], how)
-                return combine(each, heads, lam)
-            return aggregate(scores, closed, how)
+    @property
+    def early(self) -> int:
+        """How far in front of a token is the one whose reading gives its number."""
+        return int(self.pieces.reads == "before")
 
-        read_rows = (rows._replace(length=length), step_end, open_)
-        return Guidance(_in_pieces(value, read_rows).reshape(shape), read)
+    def start(self, prompts: Prompts, room: int) -> tuple[ReaderPrompt, ReaderPage]:
+        """What nodes share, and root pages [B, 1, ...] of `room` tokens, all 0."""
+        B, P = prompts.tokens.shape
+        rows, start = (prompts.tokens, prompts.length), self.pieces.policy.start
+        caches = [start(net, *rows, capacity=P)[1] for net in self.networks]
+        whole = lambda layers: tuple(jnp.concatenate(x, axis=2) for x in layers)
+        shared = ReaderPrompt(
+            k=tuple(whole(cache.k) for cache in caches),
+            v=tuple(whole(cache.v) for cache in caches),
+            seen=_first(prompts.length - self.early, P),
+            last=goal_token(*rows, 1),
+            goal=goal_token(*rows, self.pieces.goal),
+        )
+        empty = lambda x: jnp.zeros((B, 1, x.shape[1], room, x.shape[3]), x.dtype)
+        page = ReaderPage(
+            k=jax.tree.map(empty, shared.k),
+            v=jax.tree.map(empty, shared.v),
+            number=jnp.zeros((B, 1, room, self.heads)),
+            score=jnp.zeros((B, 1, self.heads)),
+        )
+        return shared, page
 
-    return guide
+    def extend(
+        self, problems: Problems, store: StepPage, path: jax.Array, page: StepPage
+    ) -> ReaderPage:
+        """Pages of new nodes [B, M, ...] below paths i32[B, M, D], without a score."""
+        B, M, D = path.shape
+        S = page.tokens.shape[-1]
+        lengths = along(store.length, path)
+        before = jnp.broadcast_to(problems.reader.last[:, None], (B, M))
+        if D:  # else each step is an attempt, right behind the prompt
+            parent = last_node(path)
+            length = of_nodes(store.length, parent)
+            last = pick(of_nodes(store.tokens, parent), jnp.maximum(length - 1, 0))
+            before = jnp.where(length > 0, last, before)
+        gather = lambda x: path_pages(x, path).reshape(
+            B, M, x.shape[2], D * S, x.shape[4]
+        )
+        new = (
+            page.tokens,
+            page.length,
+            before,
+            problems.length[:, None] + jnp.sum(lengths, axis=-1),
+            _first(lengths, S).reshape(B, M, D * S),
+            jax.tree.map(gather, (store.reader.k, store.reader.v)),
+        )
+        number, k, v = _in_pieces(self._numbers, (problems.reader, *new), M * S)
+        return ReaderPage(k=k, v=v, number=number, score=())
+
+    def _numbers(
+        self,
+        shared: ReaderPrompt,
+        tokens: jax.Array,
+        length: jax.Array,
+        before: jax.Array,
+        begin: jax.Array,
+        seen: jax.Array,
+        above: tuple[Any, Any],
+    ) -> tuple[jax.Array, Any, Any]:
+        """f32[B, M, S, K] of tokens i32[B, M, S], and their keys and values.
+
+        before i32[B, M]: the token in front of the first, which is at `begin`. above:
+        keys and values of the path, [B, M, H, D S, E]; seen bool[B, M, D S].
+        """
+        B, M, S = tokens.shape
+        flat = lambda x: x.reshape(B * M, *x.shape[2:])
+        inputs, own = flat(tokens), flat(tokens)
+        if self.early:
+            inputs = jnp.concatenate([flat(before)[:, None], own[:, :-1]], axis=1)
+        position = flat(begin)[:, None] - self.early + _places(S, 2)
+        of_prompt = jnp.repeat(shared.seen, M, axis=0)[:, None]
+        above = jax.tree.map(flat, above)
+        every = jnp.broadcast_to(_places(S, 2), (B * M, S))
+        outputs, keys, values = [], [], []
+        for i, net in enumerate(self.networks):
+            contexts = [Context(shared.k[i], shared.v[i], of_prompt)]
+            if seen.shape[-1]:
+                mask = flat(seen)[:, None]
+                contexts.append(Context(above[0][i], above[1][i], mask))
+            output, k, v = self.pieces.policy.extend(
+                net, inputs, position, contexts, at=every
+            )
+            outputs.append(output)
+            keys.append(k)
+            values.append(v)
+        goal = jnp.repeat(shared.goal, M)
+        number = self.pieces.number(self.params, tuple(outputs), own, goal)
+        number = jnp.where(_first(flat(length), S)[..., None], number, 0.0)
+        of_trees = lambda x: x.reshape(B, M, *x.shape[1:])
+        return jax.tree.map(of_trees, (number, tuple(keys), tuple(values)))
 
 
-def _in_pieces(fn: Callable[..., jax.Array], rows: tuple) -> jax.Array:
-    """fn of a pytree of rows [R, ...], ROWS_AT_ONCE of them at a time: f32[R]."""
-    (R, *_) = jax.tree.leaves(rows)[0].shape
-    if R <= ROWS_AT_ONCE:
-        return fn(*rows)
-    pieces = -(-R // ROWS_AT_ONCE)
-    size = -(-R // pieces)
+def _places(size: int, rank: int) -> jax.Array:
+    """0, 1, ... along the last of so many axes."""
+    return jnp.arange(size).reshape(*[1] * (rank - 1), size)
+
+
+def _first(length: jax.Array, size: int) -> jax.Array:
+    """bool[..., size]: the first `length` places."""
+    return _places(size, length.ndim + 1) < length[..., None]
+
+
+def _in_pieces(fn: Callable[..., Any], arguments: tuple, tokens: int) -> Any:
+    """fn of pytrees [B, ...] of `tokens` tokens each, some trees at a time."""
+    (B, *_) = jax.tree.leaves(arguments)[0].shape
+    size = max(1, TOKENS_AT_ONCE // tokens)
+    if size >= B:
+        return fn(*arguments)
+    pieces = -(-B // size)
 
     def cut(x: jax.Array) -> jax.Array:
-        # Rows that fill up the last piece are copies: every row stays a valid one.
-        x = x[jnp.minimum(jnp.arange(pieces * size), R - 1)]
+        # Trees that fill up the last piece are copies: each stays a valid one.
+        x = x[jnp.minimum(jnp.arange(pieces * size), B - 1)]
         return x.reshape(pieces, size, *x.shape[1:])
 
-    values = jax.lax.map(lambda piece: fn(*piece), jax.tree.map(cut, rows))
-    return values.reshape(-1)[:R]
-
-
-def unjudged(params: Params, state: NodeState) -> Guidance:
-    """The guide of a search whose answers are judged at its end."""
-    return Guidance(jnp.full_like(state.value, 0.5))
-
-
-def judge_answers(
-    guide: Guide,
-    params: Params,
-    nodes: Nodes,
-    survivors: jax.Array,
-    prompt_id: jax.Array,
-    *,
-    depth: int,
-) -> Nodes:
-    """The nodes with the guide's values of those survivors that are finished.
-
-    Each answer is read once, at the end: for best-of-N, where nothing else is asked of
-    a guide. survivors i32[B, W], -1: none; depth: steps of an answer at most.
-    """
-    finished = of_nodes(nodes.finished, jnp.maximum(survivors, 0)) & (survivors > 0)
-    answer = jnp.where(finished, survivors, -1)
-    above, at = [], answer
-    for _ in range(depth):
-        at = jnp.where(at >= 0, of_nodes(nodes.parent, jnp.maximum(at, 0)), -1)
-        above.append(at)
-    path = jnp.stack(above[::-1], axis=-1)
-    store = nodes.store.replace(k=(), v=())
-    page = jax.tree.map(lambda x: of_nodes(x, jnp.maximum(answer, 0)), store)
-    page = page.replace(length=jnp.where(finished, page.length, 0))
-    guidance = guide(params, node_state(prompt_id, store, path, page))
-    read = jnp.where(finished, guidance.tokens, 0)
-    return nodes.replace(
-        value=write(nodes.value, answer, guidance.value),
-        raw_value=write(nodes.raw_value, answer, guidance.value),
-        reward_tokens=nodes.reward_tokens + jnp.sum(read, axis=-1, dtype=jnp.float32),
-    )
+    found = jax.lax.map(lambda piece: fn(*piece), jax.tree.map(cut, arguments))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:B], found)

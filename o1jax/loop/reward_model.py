@@ -55,6 +55,10 @@ class TrainReward:
     model: RewardModelConfig = field(default_factory=RewardModelConfig)
     traces: TraceConfig = field(default_factory=TraceConfig)
     labels: Labels = field(default_factory=Labels)  # of steps
+    # Of steps, and of outcomes by log-odds: the stop token is a step too, right if the
+    # response is. Where closed steps alone are multiplied, texts that stop too early
+    # are preferred: less of them can be wrong.
+    ends: bool = True
     pairs_file: str = ""  # a JSONL of pairs; "": right against wrong samples
     pairs_a_question: int = 4  # at most, of samples
     language_weight: float = 0.0  # of next-token prediction on what is right
@@ -88,6 +92,10 @@ class TrainReward:
             raise ValueError("goal_weight must not be negative")
         if self.learns == "goals" and self.model.readout != "goal":
             raise ValueError("learns 'goals' needs RewardModelConfig.readout 'goal'")
+        if self.model.readout == "implicit" and self.learns not in ("pairs", "outcome"):
+            raise ValueError(
+                f"readout 'implicit' learns 'pairs' or 'outcome', not {self.learns!r}"
+            )
         if self.language_weight and self.learns not in ("steps", "outcome"):
             raise ValueError(f"language_weight is not for learns {self.learns!r}")
         if self.pairs_file and self.learns != "pairs":
@@ -97,6 +105,16 @@ class TrainReward:
             raise ValueError("learns 'pairs' needs TraceConfig.samples of at least 2")
         if self.probe.stop_at:
             raise ValueError("probe.stop_at is an accuracy, which a reward has not")
+
+    @property
+    def judges_ends(self) -> bool:
+        """Whether the model has learned what a stop token is worth.
+
+        An outcome read at the last step alone stays there: a search asks of all others,
+        and at none but stop tokens would it have learned an answer.
+        """
+        whole = self.learns == "outcome" and self.model.readout == "logodds"
+        return self.ends and (self.learns == "steps" or whole)
 
 
 def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:

@@ -15,7 +15,7 @@ from o1jax.loop.ledger import count_flops
 from o1jax.loop.methods import Search
 from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
-from o1jax.reward.model import RewardModel
+from o1jax.reward.interface import RewardModel
 from o1jax.types import Params
 
 
@@ -27,23 +27,12 @@ def draw_flops(
     prompt = jax.ShapeDtypeStruct((1, prompt_length), jnp.int32)
     row = jax.ShapeDtypeStruct((1,), jnp.int32)
     start = functools.partial(policy.start, capacity=prompt_length)
-    _, cache = jax.eval_shape(start, params, prompt, row)
-
-    def read(params: Params, token: jax.Array, k: tuple, v: tuple) -> Any:
-        mask = jnp.ones((1, 1, k[0].shape[2]), bool)
-        context = Context(k, v, mask)
-        return policy.extend(policy.unstack(params), token, token, [context], at=token)
-
     # A revision sees all attempts before it, each as long as an answer may be.
     answers = 1 + config.revisions if config.method == "revision" else 1
     steps = config.depth * answers + 1
     places = prompt_length + steps * config.steps.tokens
-    layer = jax.eval_shape(lambda c: jnp.concatenate(c, axis=2), cache.k[0])
-    shape = (*layer.shape[:2], places, layer.shape[3])
-    held = tuple(jax.ShapeDtypeStruct(shape, layer.dtype) for _ in cache.k)
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return (
-        count_flops(read, params, token, held, held).flops,
+        _token_flops(policy, params, places),
         count_flops(start, params, prompt, row).flops,
     )
 
@@ -51,9 +40,24 @@ def draw_flops(
 def judge_flops(
     model: RewardModel, params: Params, config: Search, prompt_length: int
 ) -> float:
-    """FLOPs of a token that a reward model reads, in a row as long as a text may be."""
+    """FLOPs of a token that a reward model reads, by all of its networks."""
     places = prompt_length + (config.depth + 1) * config.steps.tokens
-    tokens = jax.ShapeDtypeStruct((1, places), jnp.int32)
+    nets = jax.eval_shape(model.pieces.networks, params)
+    return sum(_token_flops(model.pieces.policy, net, places) for net in nets)
+
+
+def _token_flops(policy: Policy, params: Params, places: int) -> float:
+    """FLOPs of a token that may attend to so many places."""
+
+    def read(params: Params, token: jax.Array, k: tuple, v: tuple) -> Any:
+        context = Context(k, v, jnp.ones((1, 1, k[0].shape[2]), bool))
+        return policy.extend(policy.unstack(params), token, token, [context], at=token)
+
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     row = jax.ShapeDtypeStruct((1,), jnp.int32)
-    ends = jax.ShapeDtypeStruct((1, places), bool)
-    return count_flops(model.score, params, tokens, row, row, ends).flops / places
+    start = functools.partial(policy.start, capacity=1)
+    _, cache = jax.eval_shape(start, params, token, row)
+    (layer,) = cache.k[0]  # a cache of one place has one chunk
+    shape = (*layer.shape[:2], places, layer.shape[3])
+    held = tuple(jax.ShapeDtypeStruct(shape, layer.dtype) for _ in cache.k)
+    return count_flops(read, params, token, held, held).flops

@@ -17,21 +17,22 @@ from jax.sharding import PartitionSpec
 
 from o1jax.data.batches import prompts
 from o1jax.loop.answer import request_keys
-from o1jax.loop.guides import verifier_guide
-from o1jax.loop.methods import Found, Search, Select, build_program
-from o1jax.loop.reward_guides import reward_guide
+from o1jax.loop.choosing import Answer, answers
+from o1jax.loop.judges import guide_of, reader_of, trained_aggregate
+from o1jax.loop.marks import step_end_ids, stop_ids
+from o1jax.loop.methods import Found, Search, build_program
 from o1jax.loop.search_flops import draw_flops, judge_flops
-from o1jax.loop.self_evaluation import self_evaluation_guide
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import ROWS, put_batch
-from o1jax.reward.aggregate import Aggregate
 from o1jax.reward.outcome import grade
-from o1jax.search.harvest import NONE, finished_paths, on_host, trajectories
+from o1jax.search.harvest import on_host
 from o1jax.search.nodes import Nodes
 from o1jax.search.steps import StepSearch
 from o1jax.search.trace import Trace, trace_of
 from o1jax.tasks.task import Example, Task
-from o1jax.types import Guide, Params, Prompts, Spent
+from o1jax.types import Params, Prompts, Spent
+
+__all__ = ["Searched", "Searcher", "step_end_ids", "trained_aggregate"]
 
 ROWS_AT_ONCE = 1024  # network rows of a call, which its problems share
 
@@ -45,14 +46,6 @@ class Searched(NamedTuple):
     answers: np.ndarray  # i64[P]  finished answers to choose from
     spent: Spent  # f64[P] each
     exhausted: np.ndarray  # bool[P]  the pool of nodes was full
-
-
-class _Answer(NamedTuple):
-    """Of one problem."""
-
-    text: str  # "" where nothing was finished
-    node: int  # that it ends at; 0 likewise
-    all: list[str]  # finished answers, best first
 
 
 class Searcher:
@@ -80,14 +73,16 @@ class Searcher:
         self._reward, self._weights = None, None
         if config.reward:
             self._reward, self._weights = run.reward_model(config.reward)
+        reader = reader_of(run, config, self._reward) if self._reward else None
+        asked = self._prompts(self._examples, len(self._examples))
         self._search = StepSearch(
             run.policy,
             config.steps,
             step_end_ids(run),
-            _stop_ids(run),
-            self._guide(graded),
+            stop_ids(run),
+            guide_of(run, config, task, self._examples, asked, graded=graded),
         )
-        program = build_program(self._search, config, self._reward_guide())
+        program = build_program(self._search, config, reader)
         if run.shards > 1:
             rows = PartitionSpec(ROWS)
             program = jax.shard_map(
@@ -144,7 +139,7 @@ class Searcher:
         """
         for start in range(0, len(self._examples), self._chunk):
             began = time.monotonic()
-            nodes, _, account = self._nodes(params, key, start)
+            nodes, _, _, account = self._nodes(params, key, start)
             asked = self._examples[start : start + self._chunk]
             spent = Spent(*(float(x[: len(asked)].sum()) for x in account))
             seconds = time.monotonic() - began
@@ -153,9 +148,9 @@ class Searcher:
 
     def trace(self, params: Params, key: jax.Array) -> Trace:
         """The tree of the first question, with the task's verdict on every step."""
-        nodes, allowed, account = self._nodes(params, key, 0)
+        nodes, *chosen, account = self._nodes(params, key, 0)
         example, task = self._examples[0], self._task
-        answer = self._answers(nodes, allowed)[0]
+        answer = self._answers(nodes, *chosen)[0]
         trace = trace_of(
             nodes,
             0,
@@ -175,10 +170,10 @@ class Searcher:
 
     def _part(self, params: Params, key: jax.Array, start: int) -> Searched:
         """The questions of one chunk."""
-        nodes, allowed, account = self._nodes(params, key, start)
+        nodes, *chosen, account = self._nodes(params, key, start)
         examples = self._examples[start : start + self._chunk]
         count = len(examples)
-        answers = self._answers(nodes, allowed)[:count]
+        answers = self._answers(nodes, *chosen)[:count]
         right = [
             any(self._task.grade(example, text) >= 1 for text in set(answer.all))
             for example, answer in zip(examples, answers)
@@ -193,41 +188,6 @@ class Searcher:
             exhausted=nodes.exhausted[:count],
         )
 
-    def _guide(self, graded: bool) -> Guide | None:
-        """What judges in place of the config's Steps.guide."""
-        run, config = self._run, self.config
-        if config.verifier is not None:
-            decode = run.tokenizer.decode
-            return verifier_guide(
-                self._task, self._examples, decode, config.verifier, graded=graded
-            )
-        if config.self_evaluation is not None:
-            asked = self._prompts(self._examples, len(self._examples))
-            return self_evaluation_guide(
-                run.policy,
-                asked.tokens,
-                asked.length,
-                config.self_evaluation,
-                run.tokenizer,
-            )
-        return None
-
-    def _reward_guide(self) -> Guide | None:
-        """The guide of the config's reward model."""
-        if self._reward is None:
-            return None
-        run, config = self._run, self.config
-        asked = self._prompts(self._examples, len(self._examples))
-        return reward_guide(
-            self._reward,
-            asked.tokens,
-            asked.length,
-            step_end_ids=step_end_ids(run),
-            how=config.aggregate or trained_aggregate(run, config.reward),
-            heads=config.combine,
-            lam=config.lam,
-        )
-
     def _prompts(self, examples: Sequence[Example], rows: int) -> Prompts:
         run = self._run
         template, length = run.experiment.template, self._length
@@ -235,8 +195,9 @@ class Searcher:
 
     def _nodes(
         self, params: Params, key: jax.Array, start: int
-    ) -> tuple[Nodes, np.ndarray | None, Spent]:
-        """The trees of a chunk, which nodes may answer (None: all), what was spent."""
+    ) -> tuple[Nodes, np.ndarray | None, np.ndarray | None, Spent]:
+        """The trees of a chunk, which nodes may answer (None: all), their scores by
+        each head of a reward model, and what was spent."""
         asked = self._examples[start : start + self._chunk]
         queue = self._prompts(asked, self._chunk)
         # prompt_id is the question's place among all; a guide may look it up.
@@ -246,35 +207,22 @@ class Searcher:
         queue = put_batch(self._run.mesh, queue)
         reward_params = None if self._weights is None else self._weights.params
         found: Found = self._program(params, keys, queue, reward_params)
-        survivors = None if found.survivors is None else np.asarray(found.survivors)
-        return on_host(found.nodes), survivors, self._spent(found.spent)
+        chosen = jax.device_get((found.survivors, found.score))
+        return on_host(found.nodes), *chosen, self._spent(found.spent)
 
-    def _answers(self, nodes: Nodes, allowed: np.ndarray | None) -> list[_Answer]:
+    def _answers(
+        self, nodes: Nodes, allowed: np.ndarray | None, heads: np.ndarray | None
+    ) -> list[Answer]:
         """What is answered to each problem of a chunk."""
-        done = finished_paths(nodes)
-        at = done.at
-        if allowed is not None:
-            survives = np.any(at[:, :, None] == allowed[:, None], axis=-1)
-            at = np.where(survives, at, NONE)
-        rows = trajectories(nodes, at)
         parse = self._run.experiment.template.parse
-        answers = []
-        for b, ids in enumerate(at):
-            (there,) = np.nonzero(ids != NONE)
-            texts = [
-                self._run.tokenizer.decode(
-                    rows.tokens[b, c, : rows.length[b, c]].tolist()
-                )
-                for c in there
-            ]
-            if not texts:
-                answers.append(_Answer("", 0, []))
-                continue
-            votes = [parse(text)[1] or None for text in texts]
-            how, score, visits = self.config.select, done.score[b], done.visits[b]
-            best = select(how, votes, score[there], visits[there])
-            answers.append(_Answer(texts[best], int(ids[there[best]]), texts))
-        return answers
+        return answers(
+            nodes,
+            allowed,
+            self.config.select,
+            decode=self._run.tokenizer.decode,
+            vote=lambda text: parse(text)[1] or None,
+            heads=heads,
+        )
 
     def _spent(self, spent: Spent) -> Spent:
         """f64[B] each; FLOPs are those of the prompt and of every token read.
@@ -298,57 +246,12 @@ class Searcher:
         return token, prompt, judge_flops(self._reward, params, config, length)
 
 
-def select(
-    how: Select, votes: Sequence[str | None], score: np.ndarray, visits: np.ndarray
-) -> int:
-    """Which of the finished answers, best first, to give; see Search.select.
-
-    A vote counts as often as its node was visited; an answer that could not be read
-    has none. Of equals the first wins.
-    """
-    if how == "max" or not any(votes):
-        return int(np.argmax(score))
-    weight = visits * score if how == "weighted" else visits
-    sums: dict[str, float] = {}
-    for vote, w in zip(votes, weight):
-        if vote:
-            sums[vote] = sums.get(vote, 0.0) + float(w)
-    return votes.index(max(sums, key=sums.get))
-
-
 def last_verdict(task: Task, example: Example, text: str) -> str:
     """What the task says of the last closed step of a text: "ok", what is wrong, ""."""
     checks = task.check_steps(example, text)
     if not checks:
         return ""
     return "ok" if checks[-1].correct else checks[-1].reason
-
-
-def step_end_ids(run: Workdir) -> tuple[int, ...]:
-    """The token that ends a step. ValueError if the tokenizer writes it in several."""
-    mark = run.experiment.template.step_end.strip(" ")
-    ids = run.tokenizer.encode(mark)
-    if len(ids) != 1:
-        raise ValueError(
-            f"the step mark {mark!r} is {len(ids)} tokens long: a search over steps "
-            "needs a tokenizer that keeps it as one"
-        )
-    return tuple(ids)
-
-
-def trained_aggregate(run: Workdir, reward: str) -> Aggregate:
-    """How the reward model of a stage made one worth of its scores in training.
-
-    Log-odds multiply whatever they learned from. A head or a label that learned from
-    whole answers was only ever asked at the last step.
-    """
-    (stage,) = (s for s in run.experiment.stages if s.name == reward)
-    of_steps = stage.learns in ("steps", "goals") or stage.model.readout == "logodds"
-    return "product" if of_steps else "last"
-
-
-def _stop_ids(run: Workdir) -> tuple[int, ...]:
-    return run.experiment.sampler.stop_ids or (run.tokenizer.eos_id,)
 
 
 def worked_size(run: Workdir, task: Task) -> tuple[int, float]:

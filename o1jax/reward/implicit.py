@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from o1jax.policy.policy import Policy
-from o1jax.reward.model import RewardModel
+from o1jax.reward.interface import Pieces, RewardModel, RewardModelConfig, score_rows
 from o1jax.reward.readout import in_response
-from o1jax.types import Params
+from o1jax.types import Params, PolicyOutput
 
 
 def implicit_reward(
@@ -64,10 +64,14 @@ def response_logprob(
     length: jax.Array,
 ) -> jax.Array:
     """f32[B, T]: log-probs at temperature 1 of a response's tokens; 0 off it."""
-    logits = policy.forward(params, tokens).logits
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    logprob = chosen - jax.nn.logsumexp(logits, axis=-1)
+    logprob = token_logprob(policy.forward(params, tokens).logits, tokens)
     return jnp.where(in_response(prompt_length, length, tokens.shape[1]), logprob, 0.0)
+
+
+def token_logprob(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """f32[B, T]: of the tokens that logits [B, T, V] are about, at temperature 1."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def implicit_reward_model(
@@ -88,6 +92,29 @@ def implicit_reward_model(
         copy = lambda: jax.tree.map(jnp.copy, policy_params)  # a train state is donated
         return {"net": copy(), "reference": copy()}
 
+    def networks(params: Params) -> tuple[Params, Params]:
+        return params["net"], jax.lax.stop_gradient(params["reference"])
+
+    def number(
+        params: Params,
+        outputs: tuple[PolicyOutput, ...],
+        tokens: jax.Array,
+        goal: jax.Array,
+    ) -> jax.Array:
+        own, reference = (token_logprob(x.logits, tokens) for x in outputs)
+        return (own - reference)[..., None]
+
+    def from_numbers(
+        params: Params, numbers: jax.Array, step_end: jax.Array
+    ) -> jax.Array:
+        ratio, zeros = numbers[..., 0], jnp.zeros(step_end.shape)
+        whole = jnp.zeros(len(step_end), jnp.int32)  # ratios are 0 off the response
+        return implicit_reward(ratio, zeros, step_end, whole, beta, per_step=per_step)[
+            None
+        ]
+
+    pieces = Pieces(policy, networks, "before", number, from_numbers)
+
     def read(
         params: Params,
         tokens: jax.Array,
@@ -95,18 +122,15 @@ def implicit_reward_model(
         length: jax.Array,
         step_end: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        row = (tokens, prompt_length, length)
-        reference = jax.lax.stop_gradient(params["reference"])
-        logprob = response_logprob(policy, params["net"], *row)
-        reference_logprob = response_logprob(policy, reference, *row)
-        step_end = step_end & in_response(prompt_length, length, tokens.shape[1])
-        scores = implicit_reward(
-            logprob, reference_logprob, step_end, prompt_length, beta, per_step=per_step
-        )
-        return scores, logprob
+        rows = (tokens, prompt_length, length, step_end)
+        scores, logits = score_rows(pieces, params, *rows)
+        response = in_response(prompt_length, length, tokens.shape[1])
+        return scores, jnp.where(response, token_logprob(logits, tokens), 0.0)
 
     def trainable(params: Params) -> Params:
         of_part = lambda part: jax.tree.map(lambda _: part == "net", params[part])
         return {part: of_part(part) for part in params}
 
-    return RewardModel(init, lambda *args: read(*args)[0], read, trainable)
+    config = RewardModelConfig(readout="implicit", beta=beta)
+    score = lambda *rows: read(*rows)[0]
+    return RewardModel(init, score, read, trainable, config, pieces=pieces)

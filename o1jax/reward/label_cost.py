@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from o1jax.reward.labels import Succeeds, by_binary_search, by_rollouts
+from o1jax.reward.labels import GROUP, Succeeds, by_binary_search, by_rollouts
 
 Array = np.ndarray
 
@@ -50,7 +50,7 @@ def label_costs(
     outcomes: Array,
     *,
     sizes: Sequence[int],
-    group: int = 1,
+    group: int = GROUP,
     complete: Array | None = None,
 ) -> list[Cost]:
     """Each of METHODS with each number of rollouts; see by_binary_search for `group`.

@@ -16,6 +16,8 @@ from o1jax.types import StepLabels
 
 Array = np.ndarray
 
+GROUP = 4  # continuations that a binary search draws before it looks
+
 # (trace i32[R], steps i32[R], count) -> bool[R, count]: draws `count` new continuations
 # behind the first `steps` steps of each of these traces; which of them end right.
 Succeeds = Callable[[Array, Array, int], Array]

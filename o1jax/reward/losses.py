@@ -9,7 +9,7 @@ et al. 2022, arXiv 2203.02155.
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import chex
 import jax
@@ -28,10 +28,13 @@ POISSON = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(9)], dtype=
 
 
 class RewardObjective(NamedTuple):
-    """What learn.objectives.Objective is, which is not imported here."""
+    """What learn.objectives.Objective is, which is not imported here.
 
-    weight: Callable[[StepLabels], jax.Array]
-    total: Callable[[Params, StepLabels], tuple[jax.Array, Sums]]
+    Of batches of one record: StepLabels, GoalLabels, PairRows or Demonstrations.
+    """
+
+    weight: Callable[[Any], jax.Array]
+    total: Callable[[Params, Any], tuple[jax.Array, Sums]]
 
 
 def reward_objective(

@@ -36,19 +36,17 @@ def token_log_odds(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     return chosen - jax.nn.logsumexp(logits, axis=-1, where=other)
 
 
-def step_log_odds(
-    token_logprob: jax.Array, step_end: jax.Array, prompt_length: jax.Array
-) -> jax.Array:
+def step_log_odds(token_logprob: jax.Array, step_end: jax.Array) -> jax.Array:
     """f32[B, T]: log(P / (1 - P)) of the step that token t closes, or is inside of.
 
     P(step) is the product of its tokens' probabilities, from the token behind the
     previous step end (or the prompt) up to and with t: a sum of logs that begins anew
-    at each first token,
-        s_t = log p_t + s_{t-1},   s_t = log p_t where t is first
+    behind each step end,
+        s_t = log p_t + s_{t-1},   s_t = log p_t where t - 1 closes a step
+    Places that are no tokens of the response, such as the prompt's, have log p = 0.
     """
     chex.assert_equal_shape([token_logprob, step_end])
-    t = jnp.arange(step_end.shape[1])[None]
-    first = (t == prompt_length[:, None]) | jnp.pad(step_end[:, :-1], ((0, 0), (1, 0)))
+    first = jnp.pad(step_end[:, :-1], ((0, 0), (1, 0)))
 
     def join(a: tuple, b: tuple) -> tuple:
         return a[0] | b[0], b[1] + jnp.where(b[0], 0.0, a[1])
@@ -59,12 +57,6 @@ def step_log_odds(
     return log_odds(logprob)
 
 
-def label_log_odds(logits: jax.Array, yes_id: int, no_id: int) -> jax.Array:
-    """f32[B, T] of logits [B, T + 1, V]: yes against no as the token behind token t."""
-    behind = logits[:, 1:]
-    return behind[..., yes_id] - behind[..., no_id]
-
-
 def goal_token(
     tokens: jax.Array, prompt_length: jax.Array, from_end: int
 ) -> jax.Array:  # i32[B]
@@ -73,7 +65,6 @@ def goal_token(
     return jnp.take_along_axis(tokens, at, axis=1)[:, 0]
 
 
-def goal_log_odds(logits: jax.Array, goal: jax.Array) -> jax.Array:
-    """f32[B, T] of logits [B, T + 1, V]: that of the goal i32[B] behind token t."""
-    behind = logits[:, 1:]
-    return jnp.take_along_axis(behind, goal[:, None, None], axis=-1)[..., 0]
+def goal_logit(logits: jax.Array, goal: jax.Array) -> jax.Array:
+    """f32[B, T] of logits [B, T, V]: those of the goal i32[B]."""
+    return jnp.take_along_axis(logits, goal[:, None, None], axis=-1)[..., 0]

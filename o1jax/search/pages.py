@@ -6,6 +6,9 @@ step lies in its ancestors' pages, so N nodes of S tokens are one sequence of N 
 tokens. What a guide may look at is here too, and the account of tokens.
 """
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ import jax.numpy as jnp
 from o1jax.rollout.branch import First
 from o1jax.search.nodes import Nodes
 from o1jax.search.tree import Tree
-from o1jax.types import Guidance, Guide, NodeState, Params, Spent
+from o1jax.types import Guidance, Guide, NodeState, Params, Prompts, Spent
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -33,6 +36,39 @@ class StepPage:
     parent_key: jax.Array  # u32[..., 2]  siblings have it in common
     action: jax.Array  # i32[...]  which child of its parent; -1: the root
     first: First  # [..., K]  of the steps that may follow
+    reader: Any = ()  # a ReaderPage, where a Reader judges
+
+
+class ReaderPrompt(NamedTuple):
+    """What a reader has read of the prompt, for all nodes of a tree."""
+
+    k: Any  # pytree of [B, Hkv, P, E]
+    v: Any
+    seen: jax.Array  # bool[B, P]
+    last: jax.Array  # i32[B]  the prompt's last token
+    goal: jax.Array  # i32[B]  the token that it asks for, where a reader wants it
+
+
+class ReaderPage(NamedTuple):
+    """What a reader has read of a node: the step that leads to it."""
+
+    k: Any  # pytree of [..., Hkv, S, E]
+    v: Any
+    number: jax.Array  # f32[..., S, K]  of each token, by K heads
+    score: jax.Array  # f32[..., K]  of the text up to and with the step
+
+
+class Reader(NamedTuple):
+    """A guide with a network of its own, whose keys and values lie in the pages.
+
+    start(prompts, S) reads the prompts: what is known of a root, what all nodes of a
+    tree share, and a root's page [B, 1, ...]. read(problems, store, path, page) reads
+    the steps of new pages [B, M, ...] behind paths i32[B, M, D], each once. `problems`
+    are steps.Problems, whose `reader` is what start gave.
+    """
+
+    start: Callable[[Prompts, int], tuple[Guidance, ReaderPrompt, ReaderPage]]
+    read: Callable[[Any, StepPage, jax.Array, StepPage], tuple[Guidance, ReaderPage]]
 
 
 def _likelihood(params: Params, state: NodeState) -> Guidance:

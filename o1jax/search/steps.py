@@ -10,7 +10,7 @@ node costs the tokens of its step, and no prefix is read twice. Prior: Hubert et
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -32,6 +32,8 @@ from o1jax.search.expand import ExpandFn, last_node
 from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.pages import (
     GUIDES,
+    Reader,
+    ReaderPrompt,
     StepPage,
     along,
     fold_keys,
@@ -43,7 +45,7 @@ from o1jax.search.pages import (
 )
 from o1jax.search.reuse import advance
 from o1jax.search.tree import SearchResult, Tree
-from o1jax.types import Guide, NodeEval, Params, Prompts
+from o1jax.types import Guidance, Guide, NodeEval, Params, Prompts
 
 
 class Problems(NamedTuple):
@@ -55,6 +57,7 @@ class Problems(NamedTuple):
     length: jax.Array  # i32[B]  tokens
     prompt_id: jax.Array  # i32[B]
     next: jax.Array  # f32[B, V]  log-probs behind the prompt, as sampled
+    reader: ReaderPrompt | None = None
 
     def context(self, leaves: int = 1) -> Context:
         """The prompts, for `leaves` rows of queries each."""
@@ -74,6 +77,7 @@ class StepSearch:
     step_end_ids: tuple[int, ...]  # tokens that end a step
     stop_ids: tuple[int, ...]  # and those that end the answer with it
     guide: Guide | None = None  # judges nodes in place of the config's
+    reader: Reader | None = None  # judges in place of both
 
     def __post_init__(self) -> None:
         if not self.stop_ids:
@@ -137,8 +141,14 @@ class StepSearch:
             action=jnp.full((B, 1), -1, jnp.int32),
             first=beginnings(self.config, key, problems.next),
         )
-        path = jnp.zeros((B, 1, 0), jnp.int32)
-        found = self._judge(params, problems, page, path, page, ends=none)
+        if self.reader is None:
+            path = jnp.zeros((B, 1, 0), jnp.int32)
+            guidance = self._guidance(params, problems, page, path, page)
+        else:
+            guidance, shared, own = self.reader.start(prompts, S)
+            problems = problems._replace(reader=shared)
+            page = page.replace(reader=own)
+        found = self._evaluation(guidance, page, page, ends=none), page
         return problems, *jax.tree.map(lambda x: x[:, 0], found)
 
     def expand_fn(self, problems: Problems) -> ExpandFn:
@@ -216,31 +226,38 @@ class StepSearch:
             action=action,
             first=beginnings(config, keys, flat(drawn.next)),
         )
+        seen = path[..., :0] if config.level == "solution" else path
+        if self.reader is None:
+            guidance = self._guidance(params, problems, store, seen, page)
+        else:
+            guidance, own = self.reader.read(problems, store, seen, page)
+            page = page.replace(reader=own)
         ends = finished & (config.level != "solution")
-        return self._judge(params, problems, store, path, page, ends=ends)
+        return self._evaluation(guidance, store, page, ends=ends), page
 
     @property
     def _end_ids(self) -> tuple[int, ...]:
         attempt = self.config.level == "solution"
         return self.stop_ids if attempt else (*self.step_end_ids, *self.stop_ids)
 
-    def _judge(
+    def _guidance(
         self,
         params: Params,
         problems: Problems,
         store: StepPage,
         path: jax.Array,
         page: StepPage,
-        *,
-        ends: jax.Array,
-    ) -> tuple[NodeEval, StepPage]:
-        """Asks the guide about new nodes [B, M]; nothing follows those where `ends`."""
-        config = self.config
-        seen = path[..., :0] if config.level == "solution" else path
-        state = node_state(problems.prompt_id, store, seen, page)
-        guidance = (self.guide or GUIDES[config.guide])(params, state)
-        value, shape = guidance.value, page.length.shape
-        evaluation = NodeEval(
+    ) -> Guidance:
+        """Asks the guide about new nodes [B, M]."""
+        state = node_state(problems.prompt_id, store, path, page)
+        return (self.guide or GUIDES[self.config.guide])(params, state)
+
+    def _evaluation(
+        self, guidance: Guidance, store: StepPage, page: StepPage, *, ends: jax.Array
+    ) -> NodeEval:
+        """What the engine is told of new nodes [B, M]; nothing follows where `ends`."""
+        config, value, shape = self.config, guidance.value, page.length.shape
+        return NodeEval(
             prior=jnp.where(
                 ends[..., None], -jnp.inf, beginnings_prior(config, page.first)
             ),
@@ -252,7 +269,6 @@ class StepSearch:
             cost=page.length.astype(jnp.float32),
             reward_tokens=jnp.broadcast_to(guidance.tokens, shape).astype(jnp.float32),
         )
-        return evaluation, page
 
 
 def move(problems: Problems, tree: Tree, action: jax.Array) -> tuple[Problems, Tree]:
@@ -263,13 +279,15 @@ def move(problems: Problems, tree: Tree, action: jax.Array) -> tuple[Problems, T
     """
     root: StepPage = jax.tree.map(lambda x: x[:, 0], tree.store)
     slot = jnp.arange(root.tokens.shape[1])
-    join = partial(jnp.concatenate, axis=2)
-    problems = problems._replace(
-        k=tuple(join(pair) for pair in zip(problems.k, root.k)),
-        v=tuple(join(pair) for pair in zip(problems.v, root.v)),
-        seen=jnp.concatenate(
-            [problems.seen, slot[None] < root.length[:, None]], axis=1
-        ),
-        length=problems.length + root.length,
-    )
+    own = slot[None] < root.length[:, None]
+
+    def behind(held: Any, page: Any) -> Any:
+        """A prompt's keys, values and mask with those of the page behind them."""
+        join = lambda x, y: jax.tree.map(lambda *z: jnp.concatenate(z, axis=2), x, y)
+        seen = jnp.concatenate([held.seen, own], axis=1)
+        return held._replace(k=join(held.k, page.k), v=join(held.v, page.v), seen=seen)
+
+    problems = behind(problems, root)._replace(length=problems.length + root.length)
+    if problems.reader is not None:
+        problems = problems._replace(reader=behind(problems.reader, root.reader))
     return problems, advance(tree, action)

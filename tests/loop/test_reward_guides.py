@@ -1,12 +1,15 @@
 """Learned reward models as guides: each value is that of the text, read alone."""
 
+import re
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from tiny import tiny
 
 import o1jax.loop.experiment  # noqa: F401  registers every config class
@@ -14,21 +17,22 @@ from o1jax.cli import main
 from o1jax.config import load
 from o1jax.loop import reward_guides
 from o1jax.loop.guides import Verifier
+from o1jax.loop.judges import trained_aggregate
 from o1jax.loop.methods import Search, build_program, with_guide
-from o1jax.loop.reward_guides import reward_guide
+from o1jax.loop.reward_guides import reward_reader
 from o1jax.loop.run import method_of
-from o1jax.loop.searching import Searcher, trained_aggregate
+from o1jax.loop.searching import Searcher
 from o1jax.loop.workdir import Workdir
-from o1jax.reward.model import RewardModel, RewardModelConfig, build_reward_model
+from o1jax.parallel.mesh import ROWS, MeshConfig, build_mesh, put_batch
+from o1jax.parallel.sharding import TRANSFORMER_RULES, shard
+from o1jax.reward.model import RewardModelConfig, build_reward_model
 from o1jax.reward.versions import Weights
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.search.mcts import Mcts
-from o1jax.search.retry import Retry
-from o1jax.search.steps import Steps, StepSearch
-from o1jax.types import NodeState, Prompts, Spent
+from o1jax.search.steps import Problems, Steps, StepSearch
+from o1jax.types import Prompts, Spent
 
-STEP_END = 10
-# In searches several, for a policy of random weights ends few steps with one.
+# Several of each, for a policy of random weights ends few steps with one.
 ENDS, STOPS = (1, 3, 4, 5), (2, 11)
 PROMPT_TEXTS = [[1, 5, 10], [1, 7, 8, 9, 4]]  # a step end in a prompt is none
 PROMPT_LENGTH = np.array([3, 5], np.int32)
@@ -36,184 +40,41 @@ PROMPT_TOKENS = np.array([[1, 5, 10, 0, 0], [1, 7, 8, 9, 4]], np.int32)
 CONFIG, POLICY, PARAMS = tiny(layers=1)
 # Unoptimised machine code compiles in half the time.
 FAST = {"xla_backend_optimization_level": 0}
-HOW = ("product", "min", "last", "mean")
-
-
-def toy_score(params, tokens, prompt_length, length, step_end):
-    """log-odds params * (sum of all tokens so far modulo 7 - 3)."""
-    del prompt_length, length
-    sums = jnp.cumsum(tokens, axis=1) % 7 - 3
-    return jnp.where(step_end, params * sums.astype(jnp.float32), 0.0)
-
-
-TOY = RewardModel(init=lambda key, policy_params=None: jnp.float32(1), score=toy_score)
-
-
-def toy_steps(text, prompt, scale=1.0):
-    """Probabilities of the steps closed in a text, by toy_score."""
-    odds = [
-        scale * (sum(text[: t + 1]) % 7 - 3)
-        for t in range(prompt, len(text))
-        if text[t] == STEP_END
-    ]
-    return [1 / (1 + np.exp(-x)) for x in odds]
-
-
 BY_HAND = {"product": np.prod, "min": np.min, "last": lambda p: p[-1], "mean": np.mean}
-
-
-def guide_of(model=TOY, **options):
-    return reward_guide(
-        model,
-        PROMPT_TOKENS,
-        PROMPT_LENGTH,
-        **{"step_end_ids": (STEP_END,)} | options,
-    )
-
-
-def state_of(steps, finished, prompt_id=(0, 1)):
-    """What a guide sees of steps [B][M][depth], lists of tokens; 4 places a step."""
-    B, M, depth = len(steps), len(steps[0]), len(steps[0][0])
-    tokens = np.zeros((B, M, depth, 4), np.int32)
-    length = np.zeros((B, M, depth), np.int32)
-    for at in np.ndindex(B, M, depth):
-        step = steps[at[0]][at[1]][at[2]]
-        tokens[at][: len(step)], length[at] = step, len(step)
-    zeros = np.zeros((B, M), np.float32)
-    return NodeState(
-        prompt_id=np.array(prompt_id, np.int32),
-        tokens=tokens,
-        logprob=np.zeros(tokens.shape, np.float32),
-        length=length,
-        entropy=np.zeros(length.shape, np.float32),
-        finished=np.array(finished),
-        value=zeros,
-        process=zeros,
-    )
-
-
-def judged(state, params=1.0, **options):
-    guide = jax.jit(guide_of(**options), compiler_options=FAST)
-    with jax.numpy_dtype_promotion("strict"):
-        return jax.tree.map(np.asarray, guide(jnp.float32(params), state))
-
-
-# Steps that are closed; a step that ran out of tokens; the end of an answer alone, and
-# behind words; the last row of the second problem is not wanted.
-STEPS = [
-    [[[], [5, 10], [6, 6, 10]], [[], [9, 10], [11]], [[], [3, 10], [8, 8, 8, 8]]],
-    [[[], [], [8, 10]], [[], [4, 10], [5, 11]], [[], [], []]],
-]
-FINISHED = [[False, True, False], [False, True, False]]
-
-
-@pytest.mark.parametrize("how", HOW)
-def test_values_and_what_is_read_by_hand(how):
-    found = judged(state_of(STEPS, FINISHED), how=how)
-    first, second = PROMPT_TEXTS
-    texts = [first + [5, 10, 6, 6, 10], first + [9, 10], first + [3, 10]]
-    texts += [second + [8, 10], second + [4, 10]]
-    prompt = [3, 3, 3, 5, 5]
-    steps = [toy_steps(*row) for row in zip(texts, prompt)]
-    steps[2] = [0.5, *steps[2]]  # the open step
-    expected = [BY_HAND[how](row) for row in steps]
-    np.testing.assert_allclose(found.value.reshape(-1)[:5], expected, rtol=1e-6)
-    # Up to the last step end, and nothing of what was not wanted.
-    assert found.tokens.tolist() == [[8, 5, 5], [7, 7, 0]]
-
-
-@pytest.mark.parametrize("how", HOW)
-def test_nothing_is_read_where_no_step_is_closed(how):
-    # A root, one of a problem that is none, and another root.
-    roots = state_of([[[[]]], [[[]]], [[[]]]], [[False]] * 3, prompt_id=(1, -1, 0))
-    found = judged(roots, how=how)
-    assert found.value.tolist() == [[0.5]] * 3 and found.tokens.tolist() == [[0]] * 3
-    # An answer without a step, a step that is open, and a problem that is none.
-    state = state_of(
-        [[[[], [5, 11]]], [[[], [5, 5]]], [[[], [5, 10]]]],
-        [[True], [False], [False]],
-        prompt_id=(0, 1, -1),
-    )
-    found = judged(state, how=how)
-    assert found.value[:2].tolist() == [[0.0], [0.5]]
-    assert found.tokens.tolist() == [[0], [0], [0]]
-
-
-@pytest.mark.parametrize("heads", ["mean", "min", "pessimistic"])
-def test_heads_are_combined_along_the_path(heads):
-    def score(params, *rows):
-        return jnp.stack([toy_score(params * scale, *rows) for scale in (1.0, -0.5)])
-
-    model = TOY._replace(score=score)
-    found = judged(state_of(STEPS, FINISHED), model=model, heads=heads, lam=0.5)
-    text = PROMPT_TEXTS[0] + [5, 10, 6, 6, 10]
-    each = [np.prod(toy_steps(text, 3, scale)) for scale in (1.0, -0.5)]
-    expected = {
-        "mean": np.mean(each),
-        "min": min(each),
-        "pessimistic": np.mean(each) - 0.5 * np.std(each),
-    }
-    np.testing.assert_allclose(found.value[0, 0], expected[heads], rtol=1e-6)
-
-
-def test_rows_are_read_a_few_at_a_time(monkeypatch):
-    state = state_of(STEPS, FINISHED)
-    whole = judged(state)
-    for size in (1, 4):
-        monkeypatch.setattr(reward_guides, "ROWS_AT_ONCE", size)
-        np.testing.assert_array_equal(judged(state).value, whole.value)
+STEPS = Steps(children=2, tokens=3, sampling=SamplingConfig(temperature=3.0))
 
 
 @cache
-def reward_model():
-    """A model on the policy's trunk, (RewardModel, params)."""
-    model = build_reward_model(RewardModelConfig(), CONFIG)
-    readout = {"scale": jnp.float32(0.3), "bias": jnp.float32(1.0)}
-    return model, {"net": PARAMS, "readout": readout}
+def model_of(readout="logodds", heads=1):
+    """(RewardModel, params of which nothing is at its default)."""
+    model = build_reward_model(RewardModelConfig(readout, heads=heads), CONFIG)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), PARAMS)
+    rng = np.random.default_rng(4)
+    moved = lambda x: x + jnp.asarray(rng.normal(0.3, 0.3, x.shape), x.dtype)
+    fill = lambda shape: moved(jnp.zeros(shape.shape, shape.dtype))
+    if readout == "implicit":
+        return model, {"net": PARAMS, "reference": jax.tree.map(moved, PARAMS)}
+    return model, {"net": PARAMS, "readout": jax.tree.map(fill, shapes["readout"])}
 
 
-@cache
-def read_alone():
-    return jax.jit(reward_model()[0].score, compiler_options=FAST)
-
-
-def worth(text, prompt, finished, params):
-    """Product of the steps' probabilities of one text, in a row of its own."""
-    row, ends = np.zeros((1, 40), np.int32), np.zeros((1, 40), bool)
-    row[0, : len(text)] = text
-    ends[0, prompt : len(text)] = np.isin(text[prompt:], ENDS)
-    lengths = np.array([prompt], np.int32), np.array([len(text)], np.int32)
-    scores = np.asarray(read_alone()(params, row, *lengths, ends))[0, ends[0]]
-    is_open = not finished and text[-1] not in ENDS
-    is_open |= not finished and len(text) == prompt
-    probability = 1 / (1 + np.exp(-scores.astype(np.float64)))
-    if finished and not len(scores):
-        return 0.0
-    return np.prod(probability) * (0.5 if is_open else 1.0)
-
-
-def read_of(text, prompt):
-    """Tokens up to the last step end."""
-    ends = [t + 1 for t in range(prompt, len(text)) if text[t] in ENDS]
-    return max(ends, default=0)
-
-
-@cache
-def program_of(method):
-    """The compiled search."""
-    steps = Steps(children=2, tokens=3, sampling=SamplingConfig(temperature=3.0))
-    search = StepSearch(POLICY, steps, ENDS, STOPS)
+def search_of(method="beam", model=("logodds", 1), **options):
+    """A search, its nodes judged by a reward_reader of these options."""
+    search = StepSearch(POLICY, STEPS, ENDS, STOPS)
     config = Search(
         method=method,
-        budget=8 if method == "best_of_n" else 4,
+        budget=4,
         depth=3,
         answer_tokens=4.0,
-        steps=steps,
+        steps=STEPS,
         mcts=Mcts(leaves=2, revisit=False),
-        retry=Retry(attempts=2, threshold=0.4),
     )
-    guide = guide_of(reward_model()[0], step_end_ids=ENDS)
-    return jax.jit(build_program(search, config, guide), compiler_options=FAST)
+    read = partial(reward_reader, model_of(*model)[0], step_end_ids=ENDS, **options)
+    return build_program(search, config, read)
+
+
+@cache
+def program_of(*method, **options):
+    return jax.jit(search_of(*method, **options), compiler_options=FAST)
 
 
 def searched(program, params, key=5, prompt_id=(0, 1)):
@@ -224,86 +85,218 @@ def searched(program, params, key=5, prompt_id=(0, 1)):
     return jax.tree.map(np.asarray, found)
 
 
-def texts_of(nodes, b):
-    """The whole text of every node of a tree, prompt first."""
-    known = {-1: PROMPT_TEXTS[b]}
-    for node in range(nodes.used[b]):
-        length = nodes.store.length[b, node]
-        own = nodes.store.tokens[b, node, :length].tolist()
-        known[node] = known[nodes.parent[b, node]] + own
-    del known[-1]
-    return known
+class Text(NamedTuple):
+    """A node: all its text, prompt first, and the last step's own tokens."""
+
+    b: int
+    node: int
+    tokens: list
+    own: int
+    finished: bool
 
 
-METHODS = ("beam", "mcts", "retry", "revision")  # one of each engine
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_recipe_takes_the_worth_of_every_state(method):
-    params = reward_model()[1]
-    found = searched(program_of(method), params)
-    nodes, spent = found.nodes, found.spent
+def texts_of(nodes, *, alone=False):
+    """Every node; alone: a step is an attempt, judged as if there were no other."""
+    texts = []
     for b in range(2):
-        prompt, read = PROMPT_LENGTH[b], 0
-        texts = texts_of(nodes, b)
-        for node, text in texts.items():
-            if method == "revision" and node:  # an attempt is judged alone
-                text = PROMPT_TEXTS[b] + text[len(texts[nodes.parent[b, node]]) :]
+        known = {-1: PROMPT_TEXTS[b]}
+        for node in range(nodes.used[b]):
+            length = nodes.store.length[b, node]
+            own = nodes.store.tokens[b, node, :length].tolist()
+            above = known[-1] if alone else known[nodes.parent[b, node]]
+            known[node] = above + own
             finished = bool(nodes.store.finished[b, node])
-            np.testing.assert_allclose(
-                nodes.raw_value[b, node],
-                worth(text, prompt, finished, params),
-                rtol=1e-4,
-            )
-            read += read_of(text, prompt)
-        # Twins are read too, and in no tree.
-        kept = nodes.store.length[b, : nodes.used[b]].sum()
-        if nodes.cost[b] == kept:
-            assert spent.reward_tokens[b] == read
-        else:
-            assert spent.reward_tokens[b] >= read
-    assert nodes.used.sum() > 7 and spent.reward_tokens.min() > 0
+            texts.append(Text(b, node, known[node], length, finished))
+    return texts
 
 
-def test_best_of_n_reads_each_finished_answer_once():
-    params = reward_model()[1]
-    found = searched(program_of("best_of_n"), params)
-    nodes = found.nodes
+def closed_in(text, ends):
+    """Where the steps of a text end."""
+    prompt = PROMPT_LENGTH[text.b]
+    closed = [t for t in range(prompt, len(text.tokens)) if text.tokens[t] in ENDS]
+    last = len(text.tokens) - 1
+    if ends and text.finished and last not in closed:
+        closed.append(last)
+    return closed
+
+
+@cache
+def read_alone(*model):
+    return jax.jit(model_of(*model)[0].score, compiler_options=FAST)
+
+
+def worths(texts, model=("logodds", 1), how="product", ends=False, params=None):
+    """f64[K, texts]: by `score` of whole rows, aggregated by hand."""
+    tokens, step_end = np.zeros((128, 20), np.int32), np.zeros((128, 20), bool)
+    prompt, length = np.ones((2, 128), np.int32)
+    for r, text in enumerate(texts):
+        tokens[r, : len(text.tokens)] = text.tokens
+        prompt[r], length[r] = PROMPT_LENGTH[text.b], len(text.tokens)
+        step_end[r, closed_in(text, ends)] = True
+    rows = (params or model_of(*model)[1], tokens, prompt, length, step_end)
+    scores = np.asarray(read_alone(*model)(*rows), np.float64)
+    scores = scores.reshape(-1, *tokens.shape)
+    found = np.zeros((len(scores), len(texts)))
+    for k, r in np.ndindex(found.shape):
+        text, closed = texts[r], closed_in(texts[r], ends)
+        steps = (1 / (1 + np.exp(-scores[k, r, closed]))).tolist()
+        if not text.finished and closed[-1:] != [len(text.tokens) - 1]:
+            steps = [0.5, *steps]  # the open step
+        found[k, r] = BY_HAND[how](steps) if steps else 0.0
+    return found
+
+
+def check_values(value, texts, expected):
+    raw = [value[text.b, text.node] for text in texts]
+    np.testing.assert_allclose(raw, expected, atol=1e-4)
+    assert len(np.unique(np.round(expected, 4))) > len(expected) / 4
+
+
+def check_tokens(found, texts, ends):
+    """The prompts once; of a step its tokens, but nothing behind the end of all."""
+    read = PROMPT_LENGTH.astype(float)
+    for text in texts:
+        closed = [t + 1 for t in closed_in(text, ends)]
+        unread = len(text.tokens) - max([*closed, len(text.tokens) - text.own])
+        read[text.b] += text.own - unread * text.finished
+    nodes, store = found.nodes, found.nodes.store
     for b in range(2):
-        prompt, read = PROMPT_LENGTH[b], 0
-        for node, text in texts_of(nodes, b).items():
-            if not nodes.store.finished[b, node]:
-                assert nodes.raw_value[b, node] == 0.5  # nobody asked
-                continue
-            value = worth(text, prompt, True, params)
-            np.testing.assert_allclose(nodes.raw_value[b, node], value, rtol=1e-4)
-            assert nodes.value[b, node] == nodes.raw_value[b, node]
-            read += read_of(text, prompt)
-        assert found.spent.reward_tokens[b] == read == nodes.reward_tokens[b]
-    assert nodes.store.finished.sum() > 4
-    # Of different worth, as they are of different text.
-    assert len(np.unique(nodes.raw_value[nodes.store.finished])) > 2
+        # Twins are read too, and in no tree.
+        kept = nodes.cost[b] == store.length[b, : nodes.used[b]].sum()
+        assert found.spent.reward_tokens[b] == nodes.reward_tokens[b]
+        assert (found.spent.reward_tokens[b] == read[b]) or not kept
+        assert found.spent.reward_tokens[b] >= read[b]
+
+
+@pytest.mark.parametrize("method", ["beam", "mcts", "revision"])
+def test_every_recipe_takes_the_worth_of_every_state(method):
+    found = searched(program_of(method, ends=True), model_of()[1])
+    texts = texts_of(found.nodes, alone=method == "revision")
+    check_values(found.nodes.raw_value, texts, worths(texts, ends=True)[0])
+    check_tokens(found, texts, ends=True)
+    assert found.nodes.used.sum() > 7
+
+
+@cache
+def levels():
+    """(nodes of a search, [(which nodes [B, N] are of a level, their paths)])."""
+    nodes = searched(program_of(ends=True), model_of()[1]).nodes
+    parent, found = nodes.parent, []
+    B, N = parent.shape
+    for depth in range(1, 4):
+        path = np.full((B, N, 3), -1, np.int32)
+        wanted = np.zeros((B, N), bool)
+        for b in range(B):
+            for n in range(1, nodes.used[b]):
+                above = [n]
+                while above[0]:
+                    above.insert(0, parent[b, above[0]])
+                if len(above) == depth + 1:
+                    wanted[b, n], path[b, n, :depth] = True, above[:-1]
+        found.append((wanted, path))
+    return nodes, found
+
+
+def replayed(model, **options):
+    """(values f32[B, N], scores f32[B, N, K]) of a reader on the tree of a search."""
+    model, params = model_of(*model)
+    nodes, steps = jax.tree.map(jnp.asarray, levels())
+    prompts = Prompts(
+        tokens=jnp.asarray(PROMPT_TOKENS),
+        length=jnp.asarray(PROMPT_LENGTH),
+        prompt_id=jnp.arange(2),
+    )
+    of = partial(reward_reader, model, step_end_ids=ENDS, **options)
+    first = jax.jit(lambda params: of(params).start(prompts, 3), compiler_options=FAST)
+    root, shared, page = first(params)
+    problems = Problems(None, None, None, prompts.length, prompts.prompt_id, None)
+    problems = problems._replace(reader=shared)
+
+    @partial(jax.jit, compiler_options=FAST)
+    def read(params, held, value, path, wanted):
+        store = nodes.store.replace(reader=held)
+        own = nodes.store.replace(length=jnp.where(wanted, nodes.store.length, 0))
+        guidance, new = of(params).read(problems, store, path, own)
+        of_level = lambda x: wanted.reshape(*wanted.shape, *[1] * (x.ndim - 2))
+        place = lambda x, old: jnp.where(of_level(x), x, old)
+        return jax.tree.map(place, (new, guidance.value), (held, value))
+
+    every = nodes.parent.shape[1]
+    found = jax.tree.map(lambda x: jnp.repeat(x, every, axis=1), (page, root.value))
+    for wanted, path in steps:
+        found = read(params, *found, path, wanted)
+    return np.asarray(found[1]), np.asarray(found[0].score)
+
+
+@pytest.mark.parametrize(
+    "readout, how, ends",
+    [
+        ("goal", "mean", True),
+        ("implicit", "last", False),
+    ],
+)
+def test_a_node_is_worth_what_its_text_is_read_alone(readout, how, ends):
+    options = {"model": (readout, 1), "how": how, "ends": ends}
+    texts = texts_of(levels()[0])
+    value, _ = replayed(**options)
+    check_values(value, texts, worths(texts, **options)[0])
+
+
+def test_heads_are_combined_along_the_path(monkeypatch):
+    monkeypatch.setattr(reward_guides, "TOKENS_AT_ONCE", 1)  # a tree at a time
+    options, texts = {"model": ("head", 3), "ends": True}, texts_of(levels()[0])
+    value, of_heads = replayed(**options, heads="pessimistic", lam=0.5)
+    each = worths(texts, **options)
+    check_values(value, texts, np.maximum(each.mean(0) - 0.5 * each.std(0), 0))
+    nodes = [i for i, text in enumerate(texts) if text.node]  # a root is no answer
+    of_heads = [of_heads[texts[i].b, texts[i].node] for i in nodes]
+    np.testing.assert_allclose(np.exp(of_heads), each.T[nodes], atol=1e-4)
 
 
 def test_weights_are_an_argument_of_the_compiled_program():
-    _, params = reward_model()
+    params, program = model_of()[1], program_of(ends=True)
     other = params | {"readout": {"scale": jnp.float32(2.0), "bias": jnp.float32(-1)}}
-    program = program_of("best_of_n")
-    one, two = searched(program, params), searched(program, other)
-    again = searched(program, params)
+    for own in (params, other):
+        found = searched(program, own)
+        texts = texts_of(found.nodes)
+        values = worths(texts, ends=True, params=own)[0]
+        check_values(found.nodes.raw_value, texts, values)
     assert program._cache_size() == 1
-    np.testing.assert_array_equal(one.nodes.store.tokens, two.nodes.store.tokens)
-    done = one.nodes.store.finished
-    differs = one.nodes.raw_value[done] != two.nodes.raw_value[done]
-    assert (differs == (one.nodes.raw_value[done] > 0)).all() and differs.any()
-    np.testing.assert_array_equal(one.nodes.raw_value, again.nodes.raw_value)
+
+
+def test_on_a_mesh_a_shard_reads_alone():
+    """As tests/search/test_search_mesh.py, with a network more."""
+    mesh = build_mesh(MeshConfig(data=2), jax.devices()[:2])
+    rows = PartitionSpec(ROWS)
+    local = jax.shard_map(
+        search_of(ends=True),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), rows, rows, PartitionSpec()),
+        out_specs=rows,
+        check_vma=False,
+    )
+    params = model_of()[1]
+    prompts = Prompts(
+        tokens=PROMPT_TOKENS, length=PROMPT_LENGTH, prompt_id=np.arange(2, dtype="i4")
+    )
+    keys = jax.random.split(jax.random.key(5), 2)
+    arguments = (
+        shard(PARAMS, TRANSFORMER_RULES, mesh),
+        jax.device_put(keys, NamedSharding(mesh, rows)),
+        put_batch(mesh, prompts),
+        shard(params, TRANSFORMER_RULES, mesh),
+    )
+    program = jax.jit(local, compiler_options=FAST).lower(*arguments).compile()
+    collective = r" (all-|reduce-scatter|collective-)\S*\("
+    assert not re.search(collective, program.as_text())
+    found, alone = program(*arguments), searched(program_of(ends=True), params)
+    np.testing.assert_array_equal(found.nodes.store.tokens, alone.nodes.store.tokens)
+    np.testing.assert_allclose(found.score, alone.score, atol=1e-5)
 
 
 def test_padding_costs_nothing():
-    params = reward_model()[1]
-    for method in ("best_of_n", "beam"):
-        padded = searched(program_of(method), params, prompt_id=(0, -1))
-        assert padded.spent.reward_tokens[1] == 0 < padded.spent.reward_tokens[0]
+    padded = searched(program_of(ends=True), model_of()[1], prompt_id=(0, -1))
+    assert padded.spent.reward_tokens[1] == 0 < padded.spent.reward_tokens[0]
 
 
 EXPERIMENT = """

@@ -11,10 +11,10 @@ import o1jax.loop.experiment  # noqa: F401  registers every config class
 from o1jax.config import load
 from o1jax.loop import reward_data
 from o1jax.loop.guides import Verifier
-from o1jax.loop.labelling import Labels
+from o1jax.loop.labelling import Labels, label_ends
 from o1jax.loop.methods import Search
 from o1jax.loop.reward_model import TrainReward, train_reward
-from o1jax.loop.traces import TraceConfig, first_error
+from o1jax.loop.traces import TraceConfig, Traces, first_error, up_to_first_error
 from o1jax.loop.workdir import Workdir
 from o1jax.reward.model import RewardModelConfig
 from o1jax.search.steps import Steps
@@ -83,6 +83,7 @@ def trained(run, **options):
         {"model": RewardModelConfig(readout="head", trunk="frozen")},
         {"learns": "outcome"},
         {"learns": "pairs"},
+        {"learns": "pairs", "model": RewardModelConfig(readout="implicit")},
         {"learns": "demonstrations"},
         {"labels": Labels(source="rollouts", rollouts=2)},
         {"labels": Labels(source="binary", rollouts=2)},
@@ -123,6 +124,49 @@ def test_oracle_labels_stop_at_the_first_error(run):
         known = steps if wrong < 0 else wrong + 1
         assert label[end].tolist() == [1] * right + [0] * (steps - right)
         assert weight[end].tolist() == [1] * known + [0] * (steps - known)
+
+
+def test_the_end_of_a_text_is_its_last_step():
+    """Rows: all right; right steps of a wrong answer; a wrong step; cut off."""
+    tokens = [[1, 5, 4, 6, 4, 2], [1, 5, 4, 6, 2, 0], [1, 5, 4, 6, 4, 2]]
+    tokens = np.array([*tokens, [1, 5, 4, 6, 7, 8]], np.int32)
+    length, start = np.array([6, 5, 6, 6], np.int32), np.ones(4, np.int32)
+    step_end = tokens == 4
+    verdict = step_end.astype(np.float32)
+    verdict[2] = 0
+    weight = up_to_first_error(step_end, verdict).astype(np.float32)
+    traces = Traces(
+        examples=[None] * 4,
+        texts=[""] * 4,
+        grades=np.array([1.0, 0, 0, 0]),
+        tokens=tokens,
+        prompt_length=start,
+        length=length,
+        logprob=np.zeros(tokens.shape, np.float32),
+        finished=np.array([True, True, True, False]),
+        step_end=step_end,
+        verdict=verdict,
+    )
+    rows = StepLabels(
+        tokens=tokens,
+        prompt_length=start,
+        length=length,
+        step_end=step_end,
+        label=verdict,
+        weight=weight,
+    )
+    masked, kept = (label_ends(traces, rows, keep=keep) for keep in (False, True))
+    ends = [(0, 5), (1, 4), (2, 5)]  # none where room ran out
+    assert [tuple(at) for at in np.argwhere(masked.step_end & ~step_end)] == ends
+    assert [masked.label[at] for at in ends] == [1, 0, 0]
+    # What follows a wrong step is no news, unless all is kept.
+    assert [masked.weight[at] for at in ends] == [1, 1, 0]
+    assert [kept.weight[at] for at in ends] == [1, 1, 1]
+    np.testing.assert_array_equal(masked.weight[step_end], weight[step_end])
+    for judged, last in ((True, [5, 4, 5, 2]), (False, [4, 2, 4, 2])):
+        found = reward_data.outcome_labels(traces, ends=judged)
+        assert np.argmax(found.weight, axis=1).tolist() == last
+        assert found.label[np.arange(4), last].tolist() == [1, 0, 0, 0]
 
 
 def test_outcomes_are_known_at_the_last_step_alone(run):

@@ -9,9 +9,10 @@ import pytest
 import o1jax.loop.experiment  # noqa: F401  registers every config class
 from o1jax.config import load
 from o1jax.loop import searching
+from o1jax.loop.choosing import preferred, select
 from o1jax.loop.compare import Compare
 from o1jax.loop.methods import Search
-from o1jax.loop.searching import Searcher, last_verdict, select, worked_size
+from o1jax.loop.searching import Searcher, last_verdict, worked_size
 from o1jax.loop.workdir import Workdir
 from o1jax.search.steps import Steps
 from o1jax.tasks import Chain
@@ -34,6 +35,19 @@ def test_select_by_hand(how, best):
     visits = [2, 3, 9, 1, 2, 4]
     votes = ["a", "c", None, "b", "a", "b"]
     assert select(how, votes, np.array(score), np.array(visits)) == best
+
+
+def test_borda_counts_who_is_preferred_not_by_how_much():
+    """One head of three is enthusiastic about the first; two prefer the second.
+
+    P(first beats second) = (sigmoid(10) + 2 sigmoid(-2)) / 3 = 0.41, though the mean of
+    its scores is 2 and that of the other's is 0.
+    """
+    counts = preferred(np.array([[10.0, -2, -2], [0, 0, 0]]))
+    assert select("borda", ["7", "8"], counts, np.ones(2)) == 1
+    # One head has an order of its own.
+    order = np.argsort(preferred(np.array([[2.0], [3], [-50], [1]])))
+    assert order.tolist() == [2, 3, 0, 1]
 
 
 def test_select_without_a_vote_takes_the_most_valued():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from o1jax.loop.searching import select
+from o1jax.loop.choosing import select
 from o1jax.reward.aggregate import aggregate, at_last, log_odds, log_product
 
 worth_of = jax.jit(aggregate, static_argnames=("how", "empty"))

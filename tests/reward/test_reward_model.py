@@ -166,7 +166,7 @@ def log_odds_of(*margins):
     tokens = jnp.zeros((1, len(margins)), jnp.int32)
     ends = jnp.arange(len(margins))[None] == len(margins) - 1
     logprob = jax.nn.log_sigmoid(token_log_odds(logits, tokens))
-    return step_log_odds(logprob, ends, jnp.zeros(1, jnp.int32))[0, -1]
+    return step_log_odds(logprob, ends)[0, -1]
 
 
 one = jax.jit(jax.value_and_grad(log_odds_of))
@@ -197,8 +197,7 @@ def test_a_certain_step_has_finite_log_odds_and_gradients():
 
 def test_an_unlikely_step_leaves_the_digits_of_the_next_one():
     logprob = jnp.float32([[-150.0, -1e-9]])
-    ends, prompt = jnp.ones((1, 2), bool), jnp.zeros(1, jnp.int32)
-    scores = jax.jit(step_log_odds)(logprob, ends, prompt)
+    scores = jax.jit(step_log_odds)(logprob, jnp.ones((1, 2), bool))
     np.testing.assert_allclose(scores[0], [-150, -np.log(1e-9)], rtol=1e-6)
 
 

@@ -1,0 +1,92 @@
+"""Which of the answers that a search finished is given.
+
+In: the nodes of each tree, those that may be the answer, and how to choose. Out: an
+answer a problem, with all the others. Nothing here knows which of them is right. Votes:
+Wang et al. 2022, arXiv 2203.11171; Borda counts of pairwise comparisons: LLaMA-Berry,
+Zhang et al. 2024, arXiv 2410.02884.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from o1jax.loop.methods import Select
+from o1jax.reward.preference import borda, win_probability
+from o1jax.search.harvest import NONE, finished_paths, trajectories
+from o1jax.search.nodes import Nodes
+
+
+class Answer(NamedTuple):
+    """Of one problem."""
+
+    text: str  # "" where nothing was finished
+    node: int  # that it ends at; 0 likewise
+    all: list[str]  # finished answers, best first
+
+
+def answers(
+    nodes: Nodes,
+    allowed: np.ndarray | None,
+    how: Select,
+    *,
+    decode: Callable[[list[int]], str],
+    vote: Callable[[str], str | None],
+    heads: np.ndarray | None = None,
+) -> list[Answer]:
+    """One for each problem.
+
+    Args:
+      nodes: on the host. allowed: i32[B, W], those that may answer; None: all.
+      vote: what an answer says, None if it can't be read.
+      heads: f32[B, N, K], scores of each node by the heads of a reward model.
+    """
+    done = finished_paths(nodes)
+    at = done.at
+    if allowed is not None:
+        survives = np.any(at[:, :, None] == allowed[:, None], axis=-1)
+        at = np.where(survives, at, NONE)
+    rows = trajectories(nodes, at)
+    found = []
+    for b, ids in enumerate(at):
+        (there,) = np.nonzero(ids != NONE)
+        texts = [decode(rows.tokens[b, c, : rows.length[b, c]].tolist()) for c in there]
+        if not texts:
+            found.append(Answer("", 0, []))
+            continue
+        score, visits = done.score[b][there], done.visits[b][there]
+        if how == "borda":
+            score = preferred(score[:, None] if heads is None else heads[b, ids[there]])
+        best = select(how, [vote(text) for text in texts], score, visits)
+        found.append(Answer(texts[best], int(ids[there[best]]), texts))
+    return found
+
+
+def select(
+    how: Select, votes: Sequence[str | None], score: np.ndarray, visits: np.ndarray
+) -> int:
+    """Which of the finished answers, best first, to give; see Search.select.
+
+    A vote counts as often as its node was visited; an answer that could not be read
+    has none. Of equals the first wins.
+    """
+    if how in ("max", "borda") or not any(votes):
+        return int(np.argmax(score))
+    weight = visits * score if how == "weighted" else visits
+    sums: dict[str, float] = {}
+    for vote, w in zip(votes, weight):
+        if vote:
+            sums[vote] = sums.get(vote, 0.0) + float(w)
+    return votes.index(max(sums, key=sums.get))
+
+
+def preferred(scores: np.ndarray) -> np.ndarray:
+    """f32[C]: Borda counts of C answers that K heads score f32[C, K].
+
+    A head prefers i to j with probability sigmoid(s_i - s_j). The heads' mean may have
+    cycles, which the transitive closure settles; one head's is the order of its scores.
+    """
+    by_head = jnp.asarray(scores, jnp.float32).T
+    wins = win_probability(by_head).mean(axis=0)
+    return np.asarray(borda(wins, transitive=True))
