@@ -28,6 +28,10 @@ Operation = tuple[str, int]
 State = tuple[str, ...]  # the residues still to write
 
 
+class Residues(tuple):
+    """Those of a whole question: what tells a chain's parsed form from other tasks'."""
+
+
 def apply(operator: str, left: int, right: int, modulus: int) -> int:
     """`left operator right` modulo m, for + - and *."""
     if operator == "+":
@@ -114,12 +118,13 @@ class Chain(StepTask):
             steps=tuple(steps),
             answer=steps[-1],
             difficulty=len(steps),
-            hidden=tuple(steps),
+            hidden=Residues(steps),
         )
 
     def start(self, example: Example) -> State:
         """All residues, in order."""
-        return example.hidden or self.parse(example.question).hidden
+        own = isinstance(example.hidden, Residues)
+        return example.hidden if own else self.parse(example.question).hidden
 
     def advance(self, state: State, step: str) -> tuple[State, str]:
         """A step is right if it is the true running value."""

@@ -222,7 +222,8 @@ class Countdown(StepTask):
 
     def start(self, example: Example) -> State:
         """All numbers of the question."""
-        return example.hidden or self.parse(example.question).hidden
+        own = isinstance(example.hidden, State)
+        return example.hidden if own else self.parse(example.question).hidden
 
     def advance(self, state: State, step: str) -> tuple[State, str]:
         """A step is right if it is legal, restates the rest, and ends on the target.

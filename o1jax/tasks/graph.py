@@ -219,7 +219,9 @@ class Graph(StepTask):
 
     def start(self, example: Example) -> State:
         """No variable is known."""
-        problem = example.hidden or self.parse(example.question).hidden
+        problem = example.hidden
+        if not isinstance(problem, Problem):
+            problem = self.parse(example.question).hidden
         return State(problem, frozenset())
 
     def advance(self, state: State, step: str) -> tuple[State, str]:

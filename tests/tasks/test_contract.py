@@ -1,6 +1,7 @@
 """What every task with a step oracle promises, on the same tests for all of them."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -127,6 +128,14 @@ def test_grades_an_example_that_lost_its_parsed_form(task):
     assert task.state_value(example, example.steps) == 1.0
     with pytest.raises(ValueError, match=f"^{task.name} question 'gibberish'"):
         task.grade(dataclasses.replace(example, question="gibberish"), "1 ;")
+
+
+def test_a_task_refuses_the_questions_of_another():
+    """Whose parsed form it must not take for its own."""
+    tasks = Chain(), Countdown(), Graph()
+    for task, other in itertools.permutations(tasks, 2):
+        with pytest.raises(ValueError, match=f"^{task.name} question"):
+            task.grade(other.example(0, "train", 0), "1 ;")
 
 
 @every_task
