@@ -221,8 +221,8 @@ class Improvement:
             self._kl_coef = control.after(self._kl_coef, kl, responses)
         if self._paid_coef:
             said["paid_kl_coef"] = self._paid_coef
-            control = self._config.payment.kl
-            self._paid_coef = control.after(self._paid_coef, kl, responses)
+            if (control := self._config.payment.kl) is not None:
+                self._paid_coef = control.after(self._paid_coef, kl, responses)
         return said
 
     def _learn(self, rows: Any) -> dict[str, float]:

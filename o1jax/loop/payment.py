@@ -22,7 +22,7 @@ from o1jax.learn.state import new_state
 from o1jax.learn.update import build_update, jit_update
 from o1jax.loop.booked import Booked
 from o1jax.loop.experience import Collected
-from o1jax.loop.labelling import label
+from o1jax.loop.labelling import label, label_ends
 from o1jax.loop.reward_data import outcome_labels
 from o1jax.loop.reward_model import objective_of
 from o1jax.loop.searching import trained_aggregate
@@ -47,7 +47,7 @@ class Payment:
     reward: str = ""  # the TrainReward stage of that name; "": the task's verifier
     pay: Pay = "outcome"  # at the last token, or a chance of being right at each step
     shaping: Shaping = field(default_factory=Shaping)
-    kl: KLControl = field(default_factory=KLControl)  # of Shaping.kl_coef, adapted
+    kl: KLControl | None = None  # in place of Shaping.kl_coef: one that adapts
     overlong: int = 0  # tokens at the end of the room that cost up to 1 (DAPO); 0: none
     refresh_every: int = 0  # rounds after which the model learns on; 1: co-trained
     refresh_steps: int = 10  # updates of it then, on that round's responses
@@ -59,8 +59,8 @@ class Payment:
             raise ValueError("refresh_every must not be negative")
         if self.overlong < 0:
             raise ValueError("overlong must not be negative")
-        if self.kl.coef and self.shaping.kl_coef:
-            raise ValueError("kl.coef and shaping.kl_coef are both set: choose one")
+        if self.kl is not None and self.shaping.kl_coef:
+            raise ValueError("kl and shaping.kl_coef are both set: choose one")
         if self.refresh_steps < 1:
             raise ValueError("refresh_steps must be at least 1")
         if self.refresh_every and not self.reward:
@@ -90,7 +90,8 @@ class Paymaster:
     @property
     def kl_coef(self) -> float:
         """Of the divergence that is paid, in the first round."""
-        return self._config.kl.coef or self._config.shaping.kl_coef
+        config = self._config
+        return config.shaping.kl_coef if config.kl is None else config.kl.coef
 
     @property
     def weights(self) -> Weights | None:
@@ -107,8 +108,8 @@ class Paymaster:
         """f64[R]: the grade, or the chance of being right that the model sees."""
         if not self._config.reward:
             return grades
-        scores = self._scores(rows, step_end)
-        worth = aggregate(scores, jnp.asarray(step_end), self._how)
+        judged = self._judged(rows, step_end)
+        worth = aggregate(self._scores(rows, judged), jnp.asarray(judged), self._how)
         return np.asarray(worth.reshape(-1, len(grades)).mean(axis=0), np.float64)
 
     def tokens(
@@ -185,11 +186,14 @@ class Paymaster:
         run, stage = self._run, self._stage
         traces = self._traces(found)
         if stage.learns == "outcome":
-            labels = outcome_labels(traces)
+            labels = outcome_labels(traces, ends=stage.judges_ends)
         else:
             run.params = params  # of whom rollouts ask for continuations
             labels = label(run, traces, stage.labels, task=self._task, key=key).labels
             run.params = None
+            if stage.judges_ends:
+                keep = stage.labels.after_error == "keep"
+                labels = label_ends(traces, labels, keep=keep)
             (known,) = np.nonzero(np.asarray(labels.weight).any(axis=1))
             labels = take(labels, known)
         if not size(labels):
@@ -228,6 +232,14 @@ class Paymaster:
         )
         compiled = jit_update(update, self.state)
         self._update = Booked(run, "reward", update, compiled)
+
+    def _judged(self, rows: Trajectory, step_end: np.ndarray) -> np.ndarray:
+        """bool[R, T]: what the model judges a whole answer by."""
+        if not self._stage.judges_ends:
+            return step_end
+        place = np.arange(step_end.shape[1])
+        stop = (place == rows.length[:, None] - 1) & rows.finished[:, None]
+        return step_end | stop
 
     def _scores(self, rows: Trajectory, step_end: np.ndarray) -> jax.Array:
         text: tuple[Any, ...] = (rows.tokens, rows.prompt_length, rows.length, step_end)

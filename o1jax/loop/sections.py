@@ -6,6 +6,7 @@ In: the finished stages. Out: tables and figures as inspect/report.py describes 
 from collections.abc import Sequence
 from typing import Any
 
+from o1jax.loop import improve_sections
 from o1jax.loop.workdir import StageRecord
 
 Section = dict[str, Any]
@@ -16,7 +17,9 @@ def build(records: Sequence[StageRecord]) -> list[Section]:
     """Training, then all evaluations side by side, then what later parts bring."""
     trained = [r for r in records if r.kind == "imitate"]
     evaluated = [r for r in records if r.kind == "evaluate"]
+    improved = [r for r in records if r.kind == "improve"]
     made = [_training(trained)] if trained else []
+    made += [improve_sections.section(improved)] if improved else []
     if evaluated:
         made += [_accuracy(evaluated), _coverage(evaluated), _difficulty(evaluated)]
     return made + [section for r in records for section in r.sections]

@@ -6,6 +6,7 @@ answer here is evaluated, so a guide may know the truth; what a policy gradient 
 must be sampled (experience.py), since a step that a tree chose was not drawn.
 """
 
+import time
 from collections.abc import Sequence
 
 import jax
@@ -54,16 +55,18 @@ class Trees(Searcher):
 
     def collect(self, params: Params, key: jax.Array, round_: int) -> Collected:
         """The trees of round 0, 1, ...; booked as search."""
+        began = time.monotonic()
         found, trees, spent = [], [], Spent()
         first = round_ * self._count
         for start in range(first, first + self._count, self._chunk):
-            nodes, _, account = self._nodes(params, key, start)
+            nodes, *_, account = self._nodes(params, key, start)
             asked = self._examples[start : start + self._chunk]
             spent = spent.plus(Spent(*(float(x.sum()) for x in account)))
             asked_prompts = self._prompts(asked, self._chunk)
             found.append(self._answered(nodes, asked_prompts, asked))
             trees.append((nodes, asked_prompts))
-        self._run.ledger.add_spent("search", spent)
+        seconds = time.monotonic() - began
+        self._run.ledger.add_spent("search", spent, seconds=seconds)
         examples = [example for part in found for example in part[0]]
         joined = jax.tree.map(lambda *x: np.concatenate(x), *(p[1] for p in found))
         return self._collected(examples, joined, (round_ + 1) * self._count, trees)
