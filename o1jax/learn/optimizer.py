@@ -60,11 +60,13 @@ def build_optimizer(
     config: OptimizerConfig,
     steps: int,
     trainable: Callable[[Params], Params] | None = None,
+    *,
+    slim: bool = False,
 ) -> optax.GradientTransformation:
     """The optimizer of a stage of `steps` updates.
 
     trainable: params -> bools; default: all. The gradient of the others must be 0
-    already; this keeps weight decay from them.
+    already; this keeps weight decay from them. slim: nor do they have moments.
     """
 
     def decays(params: Params) -> Params:
@@ -73,7 +75,7 @@ def build_optimizer(
             return matrices
         return jax.tree.map(operator.and_, matrices, trainable(params))
 
-    return optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
             learning_rate(config, steps),
@@ -81,9 +83,10 @@ def build_optimizer(
             b2=config.b2,
             eps=config.eps,
             weight_decay=config.weight_decay,
-            mask=decays,
+            mask=_is_matrix if slim else decays,
         ),
     )
+    return optax.masked(optimizer, trainable) if slim else optimizer
 
 
 def _is_matrix(params: Params) -> Params:
