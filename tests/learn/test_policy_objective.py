@@ -11,6 +11,7 @@ import pytest
 import tabular
 from tabular import MASK, MOST, POLICY, STATE, TOKENS, jit
 
+from o1jax.config import ConfigError, load
 from o1jax.learn.kl import KLControl, divergence
 from o1jax.learn.policy_objective import (
     RECIPES,
@@ -291,6 +292,30 @@ def test_the_overlong_penalty_by_hand():
     np.testing.assert_allclose(found, [0, 0, -0.25, -0.75, -1])
     with pytest.raises(ValueError, match=r"buffer \(0\) must be from 1"):
         overlong_penalty(jnp.array([1]), 10, 0)
+
+
+def test_an_experiment_file_names_the_four_choices(tmp_path):
+    file = tmp_path / "dapo.gin"
+    lines = """
+        PolicyGradient.signal = "group"
+        PolicyGradient.terms = (@Surrogate(), @Divergence(),)
+        PolicyGradient.reduction = "token"
+        PolicyGradient.truncation = "mask"
+        Surrogate.clip_high = 0.28
+        Divergence.kind = "k2"
+        KLControl.coef = 0.01
+    """
+    file.write_text("\n".join(line.strip() for line in lines.splitlines()))
+    wanted = PolicyGradient(
+        "group",
+        (Surrogate(0.2, 0.28), Divergence("k2")),
+        "token",
+        "mask",
+        kl=KLControl(0.01),
+    )
+    assert load(file, root="PolicyGradient").experiment == wanted
+    with pytest.raises(ConfigError, match=r"--set.*signal.*did you mean group\?"):
+        load(file, ['PolicyGradient.signal="groups"'], root="PolicyGradient")
 
 
 @pytest.mark.parametrize(
