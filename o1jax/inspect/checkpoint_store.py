@@ -70,8 +70,8 @@ def read_stored(place: Place) -> Stored:
     """Find the arrays of an item. Whatever is wrong is among the problems."""
     databases = [name for name in place.files if name.split("/")[-1] == MANIFEST]
     if not databases:
-        values, problems = _plain(place)
-        return _stored(place, place.store, values, problems)
+        values = {name: Blob(name, 0, size) for name, size in place.files.items()}
+        return _stored(place, place.store, values, [])
     values, problems = _walk(place, "")
     stored = _stored(place, _database(place, ""), values, problems)
     if not problems:
@@ -139,20 +139,6 @@ def _located(location: str) -> tuple[str, int, int]:
     return unquote(base) + unquote(file), int(offset), int(size)
 
 
-def _plain(place: Place) -> tuple[dict[str, Any], list[Problem]]:
-    """The same of an item where every chunk is a file."""
-    values: dict[str, Any] = {}
-    problems = []
-    for name, size in place.files.items():
-        values[name] = Blob(name, 0, size)
-        if name.rpartition("/")[2] in DOCUMENTS:
-            try:
-                values[name] = place.read(name)
-            except OSError as error:
-                problems.append(Problem(name, error.strerror or str(error)))
-    return values, problems
-
-
 def _stored(
     place: Place,
     store: str | dict[str, Any],
@@ -162,18 +148,20 @@ def _stored(
     """Sort the values into arrays, and look whether the chunks' files are there."""
     arrays: dict[str, StoredArray] = {}
     problems = list(problems)
-    for key, value in values.items():
+    keys = [key for key in values if key.rpartition("/")[2] in DOCUMENTS]
+    opened = ts.KvStore.open(store).result()
+    reads = {key: opened.read(key) for key in keys if isinstance(values[key], Blob)}
+    for key in keys:
         name, _, document = key.rpartition("/")
-        if name and document in DOCUMENTS:
-            zarr = None
-            try:
-                content = value if isinstance(value, bytes) else place.read(value.file)
-                zarr = parse_zarr(json.loads(content))
-            except (ValueError, LookupError, TypeError, OSError) as error:
-                text = f"not the metadata of an array: {reason(error)}"
-                problems.append(Problem(key, text, (name,)))
-            spec = {"driver": DOCUMENTS[document], "kvstore": _below(store, name)}
-            arrays[name] = StoredArray(name, zarr, {}, spec)
+        zarr = None
+        try:
+            content = reads[key].result().value if key in reads else values[key]
+            zarr = parse_zarr(json.loads(content))
+        except (ValueError, LookupError, TypeError) as error:
+            text = f"not the metadata of an array: {reason(error)}"
+            problems.append(Problem(key, text, (name,)))
+        spec = {"driver": DOCUMENTS[document], "kvstore": _below(store, name)}
+        arrays[name] = StoredArray(name, zarr, {}, spec)
     for key, value in values.items():
         name = key.rpartition("/")[0]
         while name and name not in arrays:

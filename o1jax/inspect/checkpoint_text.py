@@ -8,6 +8,7 @@ drawn.
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unicodedata import category
 
 from rich.cells import cell_len
 
@@ -21,7 +22,7 @@ from o1jax.inspect.checkpoint_tree import (
     dtypes_text,
 )
 from o1jax.inspect.report import quantity
-from o1jax.inspect.tree import fit, printable
+from o1jax.inspect.tree import fit
 
 MOST_MOVED = 20  # lines of what moved; --json and --html have them all
 MOST_CHANGES = 30
@@ -30,7 +31,16 @@ MOST_CHANGES = 30
 def lines(
     inspection: Inspection, *, width: int, config: bool = False
 ) -> Iterator[Line]:
-    """All of an inspection; with `config`, the whole text of the run's config."""
+    """All of an inspection; with `config`, the whole text of the run's config.
+
+    No terminal obeys a line: names come from files that anyone may have written.
+    """
+    for line in _lines(inspection, width, config):
+        tame = ("\ufffd" if category(char)[0] == "C" else char for char in line.text)
+        yield Line("".join(tame), line.style)
+
+
+def _lines(inspection: Inspection, width: int, config: bool) -> Iterator[Line]:
     checkpoint = inspection.checkpoint
     if inspection.stages:
         yield from _stages(inspection, width)
@@ -51,7 +61,7 @@ def lines(
     if inspection.problems:
         yield Line("")
         yield Line(count(len(inspection.problems), "problem"), "bold red")
-        yield from (Line(f"  {printable(p)}", "red") for p in inspection.problems)
+        yield from (Line(f"  {p}", "red") for p in inspection.problems)
 
 
 def _stages(inspection: Inspection, width: int) -> Iterator[Line]:
@@ -114,7 +124,7 @@ def objects(value: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     """(path, numbers and texts) of every object in nested ones."""
     plain = [f"{k} {_scalar(v)}" for k, v in value.items() if not isinstance(v, dict)]
     if plain:
-        yield path, printable(" · ".join(plain))
+        yield path, " · ".join(plain)
     for key, inner in value.items():
         if isinstance(inner, dict):
             yield from objects(inner, f"{path}/{key}" if path else key)
@@ -135,7 +145,7 @@ def _config(checkpoint: Checkpoint, whole: bool) -> Iterator[Line]:
     more = "" if whole else " (--config prints them)"
     yield Line(f"config  {file}: {count(len(found), 'line')}{more}")
     if whole:
-        yield from (Line(f"  {printable(line)}") for line in found)
+        yield from (Line(f"  {line}") for line in found)
 
 
 def _stats(inspection: Inspection, width: int) -> Iterator[Line]:
@@ -148,7 +158,7 @@ def _stats(inspection: Inspection, width: int) -> Iterator[Line]:
         styles.append("red" if bad else "")
         rows.append(
             [
-                printable(stats.path),
+                stats.path,
                 number(stats.norm),
                 number(stats.rms),
                 number(stats.least),
@@ -194,7 +204,7 @@ def _diff(diff: Diff, width: int) -> Iterator[Line]:
         yield Line(f"  {title}: {count(len(changes), 'change')}")
         rows = [
             [
-                f"    {printable(c.name)}",
+                f"    {c.name}",
                 _or_absent(c.before),
                 f"→ {_or_absent(c.after)}",
             ]
@@ -209,7 +219,7 @@ def _diff(diff: Diff, width: int) -> Iterator[Line]:
     yield Line(f"  {len(diff.moved) - still:,} arrays moved, {still:,} are the same")
     rows = [
         [
-            f"    {printable(m.path)}",
+            f"    {m.path}",
             number(m.relative),
             number(m.distance),
             number(m.largest),
@@ -248,4 +258,4 @@ def layers_text(layers: Sequence[float | None]) -> str:
 
 
 def _or_absent(text: str) -> str:
-    return printable(text) or "absent"
+    return text or "absent"

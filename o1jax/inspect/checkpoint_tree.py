@@ -13,7 +13,6 @@ from o1jax.inspect.checkpoint import Checkpoint
 from o1jax.inspect.checkpoint_item import Array
 from o1jax.inspect.checkpoint_lines import count
 from o1jax.inspect.report import quantity
-from o1jax.inspect.tree import printable
 
 
 class Row(NamedTuple):
@@ -179,24 +178,24 @@ def array_parts(checkpoint: Checkpoint) -> Iterator[Part]:
             broken = any(array.problems for array in row.arrays)
             yield Part(_row(row), "red" if broken else "")
     for path, text in checkpoint.leaves.items():
-        yield Part([printable(path), printable(text), *[""] * 5], "dim")
+        yield Part([path, text, *[""] * 5], "dim")
 
 
 def _slot_row(slot: Slot) -> list[str]:
     like = "like params" + (f" but for {slot.differs}" if slot.differs else "")
     dtypes = dtypes_text(slot.arrays)
-    return [f"├─ {printable(slot.path)}", like, dtypes, "", "", *_sizes(slot.arrays)]
+    return [f"├─ {slot.path}", like, dtypes, "", "", *_sizes(slot.arrays)]
 
 
 def _row(row: Row) -> list[str]:
     if not row.arrays:
-        return [row.guide + printable(row.name), *[""] * 6]
+        return [row.guide + row.name, *[""] * 6]
     first, several = row.arrays[0], len(row.arrays)
     shape = shape_text(first)
     if first.value is not None and several == 1:
         shape = f"= {first.value:.6g}"
     return [
-        row.guide + printable(row.name),
+        row.guide + row.name,
         f"{several} of {shape}" if several > 1 else shape,
         first.dtype,
         first.sharding.text if first.sharding else "",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore as ts
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1
 
@@ -181,6 +182,16 @@ def test_several_trees_and_json_of_one_checkpoint(tmp_path):
     assert checkpoint.documents == {"data": {"epoch": 3}}
     assert checkpoint.problems == ()
     assert find_stages(find_place(tmp_path))[0].newest.number == 12
+
+
+def test_metadata_that_a_database_keeps_in_a_file_among_other_values(tmp_path):
+    # tensorstore's own databases keep in their nodes only what has 100 bytes or less.
+    base = {"driver": "ocdbt", "base": f"file://{tmp_path}/7/state/"}
+    metadata = {"shape": [6, 4], "chunks": [3, 4], "dtype": "<f4"}
+    spec = {"driver": "zarr", "kvstore": {**base, "path": "w/"}, "metadata": metadata}
+    ts.open(spec, create=True).result().write(np.ones((6, 4), np.float32)).result()
+    (array,) = read_checkpoint(find_place(tmp_path / "7")).params
+    assert (array.shape, array.dtype, array.chunks) == ((6, 4), "float32", 2)
 
 
 def test_jax_is_not_imported():
