@@ -23,9 +23,7 @@ from o1jax.learn.reading import LOWEST, read_responses
 from o1jax.learn.reduction import overlong_penalty
 from o1jax.learn.terms import Critic, Divergence, Entropy, Reinforce, Surrogate
 from o1jax.learn.update import _mean, build_update
-from o1jax.parallel.mesh import MeshConfig, build_mesh, put_batch
-from o1jax.parallel.sharding import TRANSFORMER_RULES, shard
-from o1jax.types import TrainState, Trajectory
+from o1jax.types import TrainState
 
 NOW, OLD, REFERENCE = (tabular.table(seed) for seed in range(3))
 now, old, reference = map(tabular.Theory, (NOW, OLD, REFERENCE))
@@ -48,7 +46,7 @@ KEEP = optax.GradientTransformation(
 
 @functools.cache
 def programs(config):
-    """(build_experience, (params, batch) -> loss and metrics) of a config."""
+    """build_experience; batch -> loss and metrics; its gradient at params, a sum."""
     objective = policy_gradient_objective(POLICY, config)
 
     def loss(batch):
@@ -57,7 +55,7 @@ def programs(config):
         return total / weight, {name: _mean(x, weight) for name, x in metrics.items()}
 
     static = functools.partial(build_experience, config, samples=4, max_tokens=MOST)
-    return jit(static), jit(loss)
+    return jit(static), jit(loss), jit(jax.grad(lambda p, b: objective.total(p, b)[0]))
 
 
 def batch_of(config, at=AT, **given):
@@ -208,37 +206,18 @@ def test_rows_that_are_not_kept_only_lower_the_baseline():
     assert not batch.weight[3].any() and batch.weight[2].any()
 
 
-def test_a_mesh_of_eight_has_the_same_gradient(make, jit):
-    """With a critic of its own, sharded like the policy."""
-    _, policy, params = make(layers=1)
-    params = {"policy": params, "critic": jax.tree.map(lambda x: -x, params)}
-    rng = np.random.default_rng(1)
-    B, T = 8, 7
-    length = rng.integers(4, T + 1, B)
-    response = (np.arange(T) >= 3) & (np.arange(T) < length[:, None])
-    on = lambda low, high: np.where(response, rng.uniform(low, high, (B, T)), 0)
-    rows = Trajectory(
-        tokens=rng.integers(0, 12, (B, T)).astype(np.int32),
-        prompt_length=np.full(B, 3, np.int32),
-        length=length.astype(np.int32),
-        logprob=on(-3, -1).astype(np.float32),
-        value=on(-1, 1).astype(np.float32),
-        finished=length < T,
-        prompt_id=np.zeros(B, np.int32),
-    )
-    ref, reward = on(-3, -1).astype(np.float32), on(-1, 1).astype(np.float32)
-    batch = programs(ALL)[0](rows, reward, ref_logprob=ref)
-    objective = policy_gradient_objective(policy, ALL, critic=policy)
-    state = TrainState(jnp.int32(0), params, KEEP.init(params), jax.random.key(0))
-    one, metrics = jit(build_update(objective, KEEP))(state, batch)
-    for part, head in (("policy", "unembed"), ("critic", "value")):
-        assert np.abs(one.opt_state[part][head]["kernel"]).max() > 1e-3
-    assert not np.any(one.opt_state["policy"]["value"]["kernel"])
-    mesh = build_mesh(MeshConfig(2, 2, 2))
-    state = shard(state, TRANSFORMER_RULES, mesh)
-    update = jit(build_update(objective, KEEP, microbatches=2))
-    eight, shared = update(state, put_batch(mesh, jax.device_get(batch)))
-    same((eight.opt_state, shared), (one.opt_state, metrics))
+def test_a_critic_of_its_own_learns_alone():
+    """What its values were does the rest; the mesh: test_updates_on_mesh.py."""
+    params = {"policy": NOW, "critic": REFERENCE}
+    batch = batch_of(ALL)
+    objective = policy_gradient_objective(POLICY, ALL, critic=POLICY)
+    own = jit(jax.grad(lambda p: objective.total(p, batch)[0]))(params)
+    shared = programs(ALL)[2]
+    both, other = shared(NOW, batch), shared(REFERENCE, batch)
+    np.testing.assert_allclose(own["policy"]["logits"], both["logits"], atol=1e-5)
+    np.testing.assert_allclose(own["critic"]["value"], other["value"], atol=1e-5)
+    assert not own["policy"]["value"].any() and not own["critic"]["logits"].any()
+    assert np.abs(other["value"] - both["value"]).max() > 0.01
 
 
 # Small parts.
