@@ -1,12 +1,13 @@
 "use strict";
-// Find: rows whose array's name holds the text. Trees keep their heads.
+// Find: rows of the tables that sort whose array's name holds the text.
 const find = document.getElementById("find");
+const named = [...document.querySelectorAll("table:not(.tree) tbody tr")]
+  .filter((row) => row.querySelector("code"));
+find.hidden = named.length === 0;
 find.addEventListener("input", () => {
   const text = find.value.toLowerCase();
-  for (const row of document.querySelectorAll("tbody tr")) {
-    const name = row.querySelector("code");
-    row.hidden = name !== null && !row.classList.contains("head") &&
-      !name.textContent.toLowerCase().includes(text);
+  for (const row of named) {
+    row.hidden = !row.querySelector("code").textContent.toLowerCase().includes(text);
   }
 });
 
@@ -31,10 +32,9 @@ function sort(head) {
   head.ariaSort = order;
   const sign = order === "ascending" ? 1 : -1;
   const key = (row) => row.cells[column].dataset.n;
+  const text = (row) => row.cells[column].textContent;
   rows.sort((a, b) => {
-    if (!isNumber) {
-      return sign * a.cells[column].textContent.localeCompare(b.cells[column].textContent);
-    }
+    if (!isNumber) return sign * text(a).localeCompare(text(b));
     if (key(a) === undefined || key(b) === undefined) {
       return (key(a) === undefined) - (key(b) === undefined);  // empty cells last
     }
