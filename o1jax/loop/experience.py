@@ -40,18 +40,21 @@ class Collected(NamedTuple):
     trees: Sequence[Any] = ()  # (Nodes, Prompts) that the responses are of
 
     def metrics(self, samples: int) -> dict[str, float]:
-        """What is said of a round, whoever learns from it."""
-        right = (self.grades >= 1).reshape(-1, samples) if samples else None
-        lengths = self.rows.length - self.rows.prompt_length
+        """What is said of a round, whoever learns from it.
+
+        samples: of each question; 0 where they are as many as a tree had.
+        """
+        mean = lambda x: float(x.mean()) if len(x) else 0.0
+        right = self.grades >= 1
         said = {
-            "reward": float(self.reward.mean()),
-            "pass@1": float((self.grades >= 1).mean()),
-            "length": float(lengths.mean()),
-            "finished": float(self.rows.finished.mean()),
-            "kept": float(self.keep.mean()),
+            "reward": mean(self.reward),
+            "pass@1": mean(right),
+            "length": mean(self.rows.length - self.rows.prompt_length),
+            "finished": mean(self.rows.finished),
+            "kept": mean(self.keep),
         }
-        if right is not None and samples > 1:
-            said[f"pass@{samples}"] = float(right.any(axis=1).mean())
+        if samples > 1:
+            said[f"pass@{samples}"] = mean(right.reshape(-1, samples).any(axis=1))
         return said | self.facts
 
 

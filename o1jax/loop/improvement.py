@@ -14,24 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from o1jax.data.replay import Replay, shuffled, size, take
-from o1jax.learn.optimizer import build_optimizer
 from o1jax.learn.policy_objective import PolicyGradient
-from o1jax.learn.reading import read_responses
-from o1jax.learn.state import new_state
-from o1jax.learn.update import build_update, jit_update
-from o1jax.loop.booked import Booked
 from o1jax.loop.checkpoint import Checkpoints
 from o1jax.loop.experience import Collected, Questions, Sampling, concatenate
 from o1jax.loop.guard import Watch
 from o1jax.loop.held_out import build_held_out
 from o1jax.loop.learners import Clone, Known, build_learner
 from o1jax.loop.ledger import Ledger
+from o1jax.loop.networks import build_networks, in_parts, norm
 from o1jax.loop.payment import Paymaster
 from o1jax.loop.tree_data import Trees
 from o1jax.loop.workdir import StageRecord, Workdir
 from o1jax.parallel.mesh import put_batch
-from o1jax.parallel.sharding import TRANSFORMER_RULES
-from o1jax.rollout.sampling import sampling_logprobs
 from o1jax.types import Params, TrainState
 
 
@@ -88,7 +82,18 @@ class Improvement:
         self._held_out = build_held_out(
             run, config.held_out, task, self._sampling.answer
         )
-        self._build_networks()
+        rounds = 1 if self._starts_anew else config.rounds
+        nets = build_networks(
+            run,
+            config,
+            self._learner.objective,
+            self._first,
+            jax.random.fold_in(self._key, 0),
+            rounds=rounds,
+        )
+        self.state, self._nets = nets.state, nets._replace(state=None)
+        anew = self._starts_anew
+        self._beginning = jax.tree.map(jnp.copy, self.state) if anew else None
         self.watch = Watch(
             config.guard, config.name, plateau=config.plateau, gain=config.gain
         )
@@ -98,32 +103,6 @@ class Improvement:
         control = getattr(config.learner, "kl", None)
         self._kl_coef = control.coef if control else 0.0
         self._paid_coef = self._pay.kl_coef
-
-    def _build_networks(self) -> None:
-        run, config = self._run, self._config
-        anew = self._starts_anew
-        steps = config.updates_a_round * (1 if anew else config.rounds)
-        optimizer = build_optimizer(config.optimizer, steps)
-        params = jax.tree.map(jnp.copy, self._first)
-        if self._own_critic:  # a copy of the policy that learns to foretell
-            params = {"policy": params, "critic": jax.tree.map(jnp.copy, self._first)}
-        key = jax.random.fold_in(self._key, 0)
-        self.state = new_state(
-            params, optimizer, key, mesh=run.mesh, rules=TRANSFORMER_RULES
-        )
-        self._beginning = jax.tree.map(jnp.copy, self.state) if anew else None
-        update = build_update(
-            self._learner.objective, optimizer, microbatches=config.microbatches
-        )
-        self._update = Booked(run, "train", update, jit_update(update, self.state))
-        read = partial(
-            read_responses,
-            run.policy,
-            distribution=partial(sampling_logprobs, config=config.sampling),
-        )
-        self._reference = Booked(run, "reference", lambda *x: read(*x).logprob)
-        value = partial(read, critic=run.policy)
-        self._critic = Booked(run, "critic", lambda *x: value(*x).value)
 
     @property
     def _starts_anew(self) -> bool:
@@ -170,7 +149,7 @@ class Improvement:
             metrics |= self._pay.refresh(found, self.policy, jax.random.fold_in(key, 5))
             self._guide()
         run.params = None
-        return metrics
+        return metrics | {"params_norm": float(norm(self.state.params))}
 
     def _collect(self, key: jax.Array) -> Collected:
         if self._trees is not None:
@@ -189,28 +168,17 @@ class Improvement:
         """What the networks say of the responses, and what is paid for them."""
         rows = found.rows
         text = (rows.tokens, rows.prompt_length, rows.length)
-        ref_logprob = self._in_parts(self._reference, self._first, text)
+        parts = self._config.minibatches * self._config.microbatches
+        of = partial(in_parts, self._run, text=text, parts=parts)
+        ref_logprob = of(self._nets.reference, self._first)
         value = np.asarray(rows.value)
         if self._own_critic:
-            value = self._in_parts(self._critic, self.state.params, text)
+            value = of(self._nets.critic, self.state.params)
         found = found._replace(rows=rows.replace(value=value))
         paid = ref_logprob
         if self._gradient:
             paid = self._pay.tokens(found, ref_logprob, self._paid_coef)
         return Known(paid, ref_logprob, value, self._kl_coef)
-
-    def _in_parts(self, fn: Booked, params: Params, text: tuple) -> np.ndarray:
-        """fn of the rows, as many at a time as an update reads."""
-        config, mesh = self._config, self._run.mesh
-        count = len(text[0])
-        part = count // (config.minibatches * config.microbatches)
-        part = part if part and not (count % part or part % self._run.shards) else count
-        found = []
-        for start in range(0, count, part):
-            rows = tuple(x[start : start + part] for x in text)
-            out = fn(params, *put_batch(mesh, rows), tokens=rows[0].size)
-            found.append(np.asarray(out))
-        return np.concatenate(found)
 
     def _control(self, kl: float, responses: int) -> dict[str, float]:
         """Adapts the coefficients of the divergence to what was measured."""
@@ -239,7 +207,7 @@ class Improvement:
             batch = put_batch(run.mesh, take(rows, at))
             tokens = batch.tokens.size
             batch = self._learner.complete(batch)
-            self.state, said = self._update(self.state, batch, tokens=tokens)
+            self.state, said = self._nets.update(self.state, batch, tokens=tokens)
             seen.append(said)
             self._updates += 1
             if control and control.stop and control.too_far(float(said["kl_sampler"])):

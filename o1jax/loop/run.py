@@ -63,6 +63,14 @@ def _check_rows(state: Workdir) -> None:
                 f"stage {stage.name!r}: BatchConfig.rows is {batch.rows}, which the "
                 f"{state.shards} row shards of the mesh cannot share evenly"
             )
+        if isinstance(stage, Improve):
+            rows = stage.rows_a_round // stage.minibatches
+            if rows % state.shards or stage.questions * stage.samples % state.shards:
+                raise ValueError(
+                    f"stage {stage.name!r}: an update reads {rows} rows of "
+                    f"{stage.questions} questions x {stage.samples} samples, which the "
+                    f"{state.shards} row shards of the mesh cannot share evenly"
+                )
 
 
 def evaluate_workdir(

@@ -124,6 +124,7 @@ class Trees(Searcher):
         texts = [decode(row[a:b].tolist()) for row, a, b in spans]
         grades = grade(self._task, examples, texts)
         right = {example.question for example, g in zip(examples, grades) if g >= 1}
+        found = len(right) / self._count  # questions with a right answer
         ends = step_end_ids(self._run)
         return Collected(
             examples=examples,
@@ -136,7 +137,8 @@ class Trees(Searcher):
             position=position,
             facts={
                 "answers": len(grades) / self._count,  # different ones a question
-                "found": len(right) / self._count,  # questions with a right one
+                "found": found,
+                "reward": found,
             },
             trees=trees,
         )
