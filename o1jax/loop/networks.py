@@ -26,7 +26,7 @@ from o1jax.types import Params, TrainState
 
 
 class Networks(NamedTuple):
-    """Functions of (params, tokens, prompt_length, length), and the state they start."""
+    """Functions of (params, tokens, prompt_length, length), and the first state."""
 
     state: TrainState  # params is {"policy", "critic"} with a critic of its own
     update: Booked
