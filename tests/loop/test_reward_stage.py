@@ -78,9 +78,8 @@ def trained(run, **options):
     "options",
     [
         {},
-        {"model": RewardModelConfig(readout="head", heads=3)},
+        {"model": RewardModelConfig(readout="head", heads=3, trunk="frozen")},
         {"model": RewardModelConfig(readout="label"), "language_weight": 0.5},
-        {"model": RewardModelConfig(readout="head", trunk="frozen")},
         {"learns": "outcome"},
         {"learns": "pairs"},
         {"learns": "pairs", "model": RewardModelConfig(readout="implicit")},
