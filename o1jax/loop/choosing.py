@@ -14,7 +14,7 @@ import numpy as np
 
 from o1jax.loop.methods import Select
 from o1jax.reward.preference import borda, win_probability
-from o1jax.search.harvest import NONE, finished_paths, trajectories
+from o1jax.search.harvest import NONE, finished_paths, read, trajectories
 from o1jax.search.nodes import Nodes
 
 
@@ -47,7 +47,10 @@ def answers(
     if allowed is not None:
         survives = np.any(at[:, :, None] == allowed[:, None], axis=-1)
         at = np.where(survives, at, NONE)
-    rows = trajectories(nodes, at)
+    rows, scores = trajectories(nodes, at), done.score
+    if how == "borda":
+        own = scores[..., None] if heads is None else read(heads, _trees(at), at)
+        scores = preferred(own, at != NONE)
     found = []
     for b, ids in enumerate(at):
         (there,) = np.nonzero(ids != NONE)
@@ -55,10 +58,8 @@ def answers(
         if not texts:
             found.append(Answer("", 0, []))
             continue
-        score, visits = done.score[b][there], done.visits[b][there]
-        if how == "borda":
-            score = preferred(score[:, None] if heads is None else heads[b, ids[there]])
-        best = select(how, [vote(text) for text in texts], score, visits)
+        votes = [vote(text) for text in texts]
+        best = select(how, votes, scores[b, there], done.visits[b, there])
         found.append(Answer(texts[best], int(ids[there[best]]), texts))
     return found
 
@@ -81,12 +82,15 @@ def select(
     return votes.index(max(sums, key=sums.get))
 
 
-def preferred(scores: np.ndarray) -> np.ndarray:
-    """f32[C]: Borda counts of C answers that K heads score f32[C, K].
+def preferred(scores: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """f32[B, C]: Borda counts of the valid ones of C answers, by K heads' [B, C, K].
 
     A head prefers i to j with probability sigmoid(s_i - s_j). The heads' mean may have
     cycles, which the transitive closure settles; one head's is the order of its scores.
     """
-    by_head = jnp.asarray(scores, jnp.float32).T
-    wins = win_probability(by_head).mean(axis=0)
-    return np.asarray(borda(wins, transitive=True))
+    wins = win_probability(jnp.moveaxis(jnp.asarray(scores, jnp.float32), -1, 0))
+    return np.asarray(borda(wins.mean(axis=0), valid=valid, transitive=True))
+
+
+def _trees(at: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(np.arange(len(at))[:, None], at.shape)

@@ -43,11 +43,13 @@ def test_borda_counts_who_is_preferred_not_by_how_much():
     P(first beats second) = (sigmoid(10) + 2 sigmoid(-2)) / 3 = 0.41, though the mean of
     its scores is 2 and that of the other's is 0.
     """
-    counts = preferred(np.array([[10.0, -2, -2], [0, 0, 0]]))
-    assert select("borda", ["7", "8"], counts, np.ones(2)) == 1
-    # One head has an order of its own.
-    order = np.argsort(preferred(np.array([[2.0], [3], [-50], [1]])))
-    assert order.tolist() == [2, 3, 0, 1]
+    scores = np.zeros((2, 4, 3))
+    scores[0, 0] = 10, -2, -2
+    scores[1] = np.array([2, 3, -50, 1])[:, None]  # heads that agree: their order
+    valid = np.array([[True, True, False, False], [True] * 4])
+    counts = preferred(scores, valid)
+    assert select("borda", ["7", "8"], counts[0, :2], np.ones(2)) == 1
+    assert np.argsort(counts[1]).tolist() == [2, 3, 0, 1]
 
 
 def test_select_without_a_vote_takes_the_most_valued():
