@@ -22,6 +22,7 @@ __all__ = [
     "BatchStream",
     "Prefetch",
     "packed_batches",
+    "padded_prompts",
     "prefetch",
     "prompts",
     "sft_batches",
@@ -103,20 +104,28 @@ def prompts(
 
     Rows beyond the examples are padding: prompt_id -1 and a lone BOS.
     """
-    if len(examples) > rows:
-        raise ValueError(f"{len(examples)} questions do not fit into {rows} rows")
+    ids = [template.encode_prompt(tokenizer, e.question) for e in examples]
+    for i, (example, own) in enumerate(zip(examples, ids)):
+        if len(own) > length:
+            raise ValueError(
+                f"question {i} takes {len(own)} tokens of {length}: "
+                f"{example.question[:80]!r}"
+            )
+    return padded_prompts(ids, tokenizer, length=length, rows=rows)
+
+
+def padded_prompts(
+    ids: Sequence[Sequence[int]], tokenizer: Tokenizer, *, length: int, rows: int
+) -> Prompts:
+    """Prompts that are tokens already, as `prompts` makes them of questions."""
+    if len(ids) > rows:
+        raise ValueError(f"{len(ids)} questions do not fit into {rows} rows")
     tokens = np.full((rows, length), tokenizer.pad_id, np.int32)
     tokens[:, 0] = tokenizer.bos_id
     lengths = np.ones(rows, np.int32)
     prompt_id = np.full(rows, -1, np.int32)
-    for i, example in enumerate(examples):
-        ids = template.encode_prompt(tokenizer, example.question)
-        if len(ids) > length:
-            raise ValueError(
-                f"question {i} takes {len(ids)} tokens of {length}: "
-                f"{example.question[:80]!r}"
-            )
-        tokens[i, : len(ids)] = ids
-        lengths[i] = len(ids)
+    for i, own in enumerate(ids):
+        tokens[i, : len(own)] = own
+        lengths[i] = len(own)
         prompt_id[i] = i
     return Prompts(tokens=tokens, length=lengths, prompt_id=prompt_id)

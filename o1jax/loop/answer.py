@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from o1jax.data.batches import prompts
+from o1jax.data import batches
 from o1jax.data.tokenizer import Tokenizer
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.workdir import Workdir
@@ -79,11 +79,13 @@ class Answerer:
         task: Task,
         kind: str = "evaluate",
         examples: Sequence[Example] | None = None,
+        prompts: Sequence[Sequence[int]] | None = None,
     ) -> Answers:
         """`samples` responses to every example, graded by `task`.
 
         A chunk is read and graded while the device samples the next one. Booked in the
-        ledger as `kind`. `examples` are asked in place of its own.
+        ledger as `kind`. `examples` are asked in place of its own; `prompts` are the
+        tokens that each request is asked with, in place of its question.
         """
         began = time.monotonic()
         examples = self._examples if examples is None else examples
@@ -104,7 +106,8 @@ class Answerer:
             before = None
             for start in range(0, len(requests), self._chunk):
                 asked = requests[start : start + self._chunk]
-                sampled = (asked, *self._sample(params, key, asked, start))
+                ids = None if prompts is None else prompts[start : start + len(asked)]
+                sampled = (asked, *self._sample(params, key, asked, start, ids))
                 if before is not None:
                     finish(*before)
                 before = sampled
@@ -137,19 +140,24 @@ class Answerer:
         return rows
 
     def _sample(
-        self, params: Params, key: jax.Array, asked: Sequence[Example], start: int
+        self,
+        params: Params,
+        key: jax.Array,
+        asked: Sequence[Example],
+        start: int,
+        ids: Sequence[Sequence[int]] | None = None,
     ) -> tuple[Trajectory, SampleStats]:
         """Responses to `asked`, which are the requests from number `start` on.
 
         A request's key comes from its number: the chunk it is in changes nothing.
+        ids: of their prompts, in place of the questions'.
         """
-        queue = prompts(
-            asked,
-            self._run.tokenizer,
-            self._run.experiment.template,
-            length=self._length,
-            rows=self._chunk,
-        )
+        tokenizer, template = self._run.tokenizer, self._run.experiment.template
+        shape = {"length": self._length, "rows": self._chunk}
+        if ids is None:
+            queue = batches.prompts(asked, tokenizer, template, **shape)
+        else:
+            queue = batches.padded_prompts(ids, tokenizer, **shape)
         keys = request_keys(key, start + jnp.arange(self._chunk))
         return self._sampler(params, keys, put_batch(self._run.mesh, queue))
 

@@ -160,7 +160,7 @@ class Sampling:
         answers = self.answer(
             params, key, self._samples, task=task, kind="rollout", examples=helped
         )
-        plain = _without_hints(answers.rows, rest.rows)
+        plain = behind_prompts(answers.rows, rest.rows)
         return self._collected(rest.examples, answers, plain, found.position, worth)
 
     def _draw(
@@ -222,6 +222,8 @@ class Sampling:
         reward = every.reward.reshape(-1, self._samples)
         equal = (reward == reward[:, :1]).all(axis=1)
         facts = {"asked": float(asked), "zero_variance": float(equal.mean())}
+        for name in groups[0].facts:  # what each draw says itself
+            facts[name] = float(np.mean([group.facts[name] for group in groups]))
         return pick(every, at)._replace(facts=facts)
 
 
@@ -269,10 +271,10 @@ class _Unhinted:
         return self._task.grade(example.hidden, response)
 
 
-def _without_hints(rows: Trajectory, plain: Trajectory) -> Trajectory:
-    """The responses of `rows` behind the prompts of `plain`."""
-    tokens = np.zeros_like(rows.tokens)
-    logprob = np.zeros_like(rows.logprob)
+def behind_prompts(rows: Trajectory, plain: Trajectory) -> Trajectory:
+    """The responses of `rows` behind the prompts of `plain`, whose rows have room."""
+    tokens = np.zeros_like(plain.tokens)
+    logprob = np.zeros_like(plain.logprob)
     own = rows.length - rows.prompt_length
     for r, size in enumerate(own):
         begin, source = plain.prompt_length[r], rows.prompt_length[r]
@@ -284,5 +286,5 @@ def _without_hints(rows: Trajectory, plain: Trajectory) -> Trajectory:
         prompt_length=plain.prompt_length,
         length=plain.prompt_length + own,
         logprob=logprob,
-        value=np.zeros_like(rows.value),
+        value=np.zeros_like(plain.value),
     )

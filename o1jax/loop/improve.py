@@ -27,6 +27,7 @@ from o1jax.loop.learners import Clone
 from o1jax.loop.methods import Search
 from o1jax.loop.metrics import Metrics, progress
 from o1jax.loop.payment import Payment
+from o1jax.loop.turns import Turns
 from o1jax.loop.workdir import StageRecord, Workdir
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Task
@@ -47,6 +48,7 @@ class Improve:
     samples: int = 8  # of a question; a search has a budget instead
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     search: Search | None = None  # to learn from its trees instead of samples
+    turns: Turns | None = None  # two attempts each, the second in sight of the first
     learner: PolicyGradient | Clone | Prefer | Distil = field(
         default_factory=PolicyGradient
     )
@@ -119,11 +121,14 @@ class Improve:
             raise ValueError("Prefer.level 'step' learns from trees: set search")
         if self.sampling.temperature == 0 and self.samples > 1:
             raise ValueError("sampling.temperature is 0: all samples would be the same")
+        if self.turns is not None:
+            self.turns.refuse(self)
 
     @property
     def rows_a_round(self) -> int:
         """Rows of an epoch."""
-        return self.rows or self.questions * self.samples
+        attempts = 1 if self.turns is None else 2
+        return self.rows or self.questions * self.samples * attempts
 
     @property
     def updates_a_round(self) -> int:

@@ -16,9 +16,9 @@ import numpy as np
 from o1jax.data.replay import Replay, shuffled, size, take
 from o1jax.learn.policy_objective import PolicyGradient
 from o1jax.loop.checkpoint import Checkpoints
-from o1jax.loop.experience import Collected, Questions, Sampling, concatenate
+from o1jax.loop.episodes import build_measure, build_sampling
+from o1jax.loop.experience import Collected, Questions, concatenate
 from o1jax.loop.guard import Watch
-from o1jax.loop.held_out import build_held_out
 from o1jax.loop.learners import Clone, Known, build_learner
 from o1jax.loop.ledger import Ledger
 from o1jax.loop.networks import build_networks, in_parts, norm
@@ -50,17 +50,8 @@ class Improvement:
         run.params = None  # they are updated: nobody else may hold them
         self._key = jax.random.fold_in(jax.random.fold_in(run.key, 10), index)
         self._questions = Questions(run, index, task)
-        self._sampling = Sampling(
-            run,
-            self._questions,
-            task,
-            count=config.questions,
-            samples=config.samples,
-            sampling=config.sampling,
-            requests=config.requests,
-            filters=config.filters,
-            hint=getattr(config.learner, "hint", ""),
-        )
+        self._sampling = build_sampling(run, self._questions, task, config)
+        self._turns = None if config.turns is None else self._sampling
         self._pay = Paymaster(run, config.payment, task, config.rounds)
         self._trees = None
         if config.search is not None:
@@ -79,9 +70,7 @@ class Improvement:
         self._replay = None
         if config.replay:
             self._replay = Replay(self._learner.blank, config.replay)
-        self._held_out = build_held_out(
-            run, config.held_out, task, self._sampling.answer
-        )
+        self._held_out = build_measure(run, config.held_out, task, self._sampling)
         rounds = 1 if self._starts_anew else config.rounds
         nets = build_networks(
             run,
@@ -131,8 +120,12 @@ class Improvement:
         if known is not None:
             mask = found.rows.response_mask
             d = np.where(mask, found.rows.logprob - known.ref_logprob, 0.0)
-            metrics["kl"] = float(d.sum(axis=1).mean())
-            metrics |= self._control(metrics["kl"], len(d))
+            kl = d.sum(axis=1)
+            if self._turns:
+                metrics |= self._turns.divergence(kl)
+            else:
+                metrics["kl"] = float(kl.mean())
+            metrics |= self._control(metrics.get("kl", 0.0), len(d))
         if self._starts_anew:
             self.state = jax.tree.map(jnp.copy, self._beginning)
         rows = self._learner.rows(self._helped(found, key), known)
@@ -178,7 +171,10 @@ class Improvement:
         paid = ref_logprob
         if self._gradient:
             paid = self._pay.tokens(found, ref_logprob, self._paid_coef)
-        return Known(paid, ref_logprob, value, self._kl_coef)
+        coef: float | np.ndarray = self._kl_coef
+        if self._turns:
+            coef = self._turns.kl_coef(coef, len(rows.length))
+        return Known(paid, ref_logprob, value, coef)
 
     def _control(self, kl: float, responses: int) -> dict[str, float]:
         """Adapts the coefficients of the divergence to what was measured."""
@@ -235,7 +231,7 @@ class Improvement:
         found = self._held_out(self.policy)
         seconds = time.monotonic() - began
         self._found.append({"round": self.rounds, "seconds": seconds, **found})
-        values = {k: v[0] for k, v in found.items() if k.startswith("pass@")}
+        values = {k: v[0] for k, v in found.items() if isinstance(v, list)}
         return {f"held_out_{name}": value for name, value in values.items()}
 
     def arrays(self) -> Saved:

@@ -78,7 +78,7 @@ class Known(NamedTuple):
     paid: np.ndarray  # f32[R, T]  for each token
     ref_logprob: np.ndarray  # f32[R, T]
     value: np.ndarray  # f32[R, T]  the critic's
-    kl_coef: float
+    kl_coef: float | np.ndarray  # or one for each row, f32[R]
 
 
 class Learner(NamedTuple):
