@@ -79,7 +79,7 @@ def ask_arguments(parser: ArgumentParser) -> None:
 
 def select_argument(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--select", help="among finished answers: max, weighted or majority"
+        "--select", help="among finished answers: max, weighted, majority or borda"
     )
 
 
