@@ -12,7 +12,8 @@ number, null, or [value, lo, hi]. figure is one, or a list, of
 with series [{"label", "x", "y", "lo", "hi"}] of equally long lists, null for a gap; and
 by kind
     curve     a series' own "y_label": a plot for each, stacked over a common x; or its
-              "metric" instead of x and y: that metric of metrics.jsonl against step
+              "metric" instead of x and y: that metric of metrics.jsonl against step,
+              counted from the figure's "origin" (optional)
     coverage  a series' "fit": {"a", "b", "r2"}, drawn as exp(a x^b); x is logarithmic
     bars      the figure's "categories" in place of x
     reliability  x and y the mean probability and label of each bin, a series' "count"
@@ -102,7 +103,8 @@ def _figures(section: Mapping, metrics: Mapping) -> list[dict]:
         for one in figure.get("series", []):
             if "metric" in one:
                 points = metrics.get(one["metric"], [])
-                x, y = [p[0] for p in points], [p[1] for p in points]
+                origin = figure.get("origin", 0)
+                x, y = [p[0] - origin for p in points], [p[1] for p in points]
                 one = {"label": one["metric"], **one, "x": x, "y": y}
             y = one.get("y") or []
             lists = {

@@ -149,7 +149,8 @@ def improve(run: Workdir, index: int, config: Improve) -> StageRecord:
                 config.rounds, config.name, kept, show=[PREFIX + n for n in SHOWN]
             ) as bar,
         ):
-            at.measure_start()
+            if begin := at.measure_start():
+                metrics.log(run.steps, _named(begin))
             while not at.over:
                 values = at.round()
                 metrics.log(run.steps + at.rounds, _named(values))

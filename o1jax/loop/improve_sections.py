@@ -12,14 +12,13 @@ from o1jax.loop.workdir import StageRecord
 CURVES = (  # metric, label, axis
     ("pass@1", "samples", "pass@1"),
     ("held_out_pass@1", "held-out", "pass@1"),
-    ("kl", "from the first policy", "KL (nats a response)"),
-    ("length", "responses", "length (tokens)"),
-    ("entropy", "a token", "entropy (nats)"),
+    ("kl", "of a response, from the first policy", "KL (nats)"),
+    ("entropy", "of a token", "entropy (nats)"),
 )
 
 
-def section(records: Sequence[StageRecord]) -> dict[str, Any]:
-    """Before and after, with 95 % intervals, and the curves."""
+def section(records: Sequence[StageRecord], begin: int) -> dict[str, Any]:
+    """Before and after, with 95 % intervals, and the curves; begin: steps before."""
     most = max(_k(record) for record in records)
     columns = ["stage", "rounds", "updates", "pass@1 before", "after"]
     columns += [f"pass@{most} before", "after", "seconds"]
@@ -40,7 +39,8 @@ def section(records: Sequence[StageRecord]) -> dict[str, Any]:
         "figure": {
             "kind": "curve",
             "title": "Improvement",
-            "x_label": "step of the run",
+            "x_label": "round",
+            "origin": begin,
             "series": [
                 {"metric": f"improve_{name}", "label": label, "y_label": axis}
                 for name, label, axis in CURVES

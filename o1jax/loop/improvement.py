@@ -220,10 +220,9 @@ class Improvement:
         if search is not None and search.reward == self._config.payment.reward:
             self._trees.use(self._pay.weights)
 
-    def measure_start(self) -> None:
-        """Looks at the held-out questions before the first round."""
-        if not self._found:
-            self.measure()
+    def measure_start(self) -> dict[str, float]:
+        """Looks at the held-out questions before the first round; else nothing."""
+        return {} if self._found else self.measure()
 
     def measure(self) -> dict[str, float]:
         """Looks at the held-out questions."""

@@ -19,7 +19,9 @@ def build(records: Sequence[StageRecord]) -> list[Section]:
     evaluated = [r for r in records if r.kind == "evaluate"]
     improved = [r for r in records if r.kind == "improve"]
     made = [_training(trained)] if trained else []
-    made += [improve_sections.section(improved)] if improved else []
+    if improved:
+        begin = sum(r.steps for r in records[: records.index(improved[0])])
+        made.append(improve_sections.section(improved, begin))
     if evaluated:
         made += [_accuracy(evaluated), _coverage(evaluated), _difficulty(evaluated)]
     return made + [section for r in records for section in r.sections]

@@ -151,6 +151,14 @@ def test_metrics_merge_by_step_and_a_cut_line_is_passed_over(tmp_path, monkeypat
     assert (accuracy["x"], accuracy["y"]) == ([2], [0.5])
 
 
+def test_curve_may_count_steps_from_an_origin(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "draw", lambda figures: seen.extend(figures) or b"png")
+    rows = [{"step": step, "loss": 1.0 / step} for step in (41, 42)]
+    write(tmp_path, [{"name": "Improvement", "figure": CURVE | {"origin": 40}}], rows)
+    assert seen[0]["series"][0]["x"] == [1, 2]
+
+
 def test_curve_stacks_one_plot_for_each_unit():
     page = panel()
     x = list(range(1, 401))
