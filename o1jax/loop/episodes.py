@@ -141,6 +141,8 @@ class Episodes(Sampling):
         rows = [_wide(x.rows, self.width) for x in (first, second)]
         for i, answers in enumerate((first, second)):
             keep = kept & responses_kept(filters, answers.texts, answers.finished)
+            if turns.teach == "wrong" and i:
+                keep &= own.grades < 1
             own_rows = rows[i]
             place = own_rows.tokens, own_rows.prompt_length, own_rows.length
             turn[i] = turn[i]._replace(

@@ -6,7 +6,7 @@ or worse. Episodes are drawn by episodes.py. Source: SCoRe, Kumar et al. 2024, a
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,13 +33,16 @@ class Turns:
     # which is how the search method 'revision' writes a further attempt.
     mark: str = ""
     # For cloning: both attempts are the worked solution, the second behind a first one
-    # of the policy's own. So one that never wrote two attempts learns the format.
-    teach: bool = False
+    # of the policy's own: any, or one that is wrong. So one that never wrote two
+    # attempts learns the format. Behind right ones it learns to copy, which is easy.
+    teach: Literal["", "any", "wrong"] = ""
 
     def __post_init__(self) -> None:
         for name in ("alpha", "first_kl"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be finite and at least 0")
+        if self.teach not in ("", "any", "wrong"):
+            raise ValueError("teach must be '', 'any' or 'wrong'")
         if not 0 <= self.gamma <= 1:
             raise ValueError("gamma must be from 0 to 1")
 
