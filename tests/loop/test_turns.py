@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -57,7 +58,15 @@ def run(tmp_path_factory):
         sampler=SamplerConfig(rows=16, max_new_tokens=6),
         stages=(STAGE,),
     )
-    return Workdir(experiment, tmp_path_factory.mktemp("turns"))
+    run = Workdir(experiment, tmp_path_factory.mktemp("turns"))
+    # Drawn by numpy: the program of `init` would take a quarter of this file's time.
+    rng = np.random.default_rng(7)
+    shapes = jax.eval_shape(run.policy.init, run.key)
+    fill = lambda path, x: rng.normal(path[-1].key == "scale", 0.2, x.shape)
+    drawn = jax.tree_util.tree_map_with_path(fill, shapes)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), drawn)
+    run.current_params = lambda: params
+    return run
 
 
 def test_payments_by_hand():
