@@ -27,9 +27,9 @@ advantages, gradient, clipping, AdamW. Seconds a step.
 grpo-rollout: its sampling alone, with what each side keeps of it. New tokens a second.
 
 trl: GRPOTrainer with eager torch and a dynamic cache, no gradient checkpointing, fused
-AdamW, the update in one piece (2 to 8 were slower, as were a static cache and
-continuous batching). tunix: GRPOLearner with its own sampler, the update in 8
-microbatches (1 to 4 were slower), the reference's log-probs in one. o1jax: 16 rows are
+AdamW, the update in one piece (2 to 8 gained nothing; a static cache and continuous
+batching were slower). tunix: GRPOLearner with its own sampler, the update in 8
+microbatches (1 and 2 were slower, 4 the same), the reference's log-probs in one. o1jax: 16 rows are
 decoded at once, refilled from the queue; the update in 16 microbatches.
 
 ppo-update: the responses are there; the reference and a critic of its own network read

@@ -175,8 +175,8 @@ def machine(core: int) -> dict[str, object]:
 def merged(page: dict, new: dict) -> dict:
     """The page's results with new ones among them, and when those were measured."""
     rounds = max(len(x) for sides in new["samples"].values() for x in sides.values())
-    line = "{date}, commit {commit}, {rounds} rounds".format(
-        **new["machine"], rounds=rounds
+    line = "{date}, commit {commit}, {rounds} rounds, load average {load:.1f}".format(
+        **new["machine"], rounds=rounds, load=os.getloadavg()[2]
     )
     return page | {
         "samples": page["samples"] | new["samples"],
