@@ -29,8 +29,9 @@ grpo-rollout: its sampling alone, with what each side keeps of it. New tokens a 
 trl: GRPOTrainer with eager torch and a dynamic cache, no gradient checkpointing, fused
 AdamW, the update in one piece (2 to 8 gained nothing; a static cache and continuous
 batching were slower). tunix: GRPOLearner with its own sampler, the update in 8
-microbatches (1 and 2 were slower, 4 the same), the reference's log-probs in one. o1jax: 16 rows are
-decoded at once, refilled from the queue; the update in 16 microbatches.
+microbatches (1 and 2 were slower, 4 the same), the reference's log-probs in one.
+o1jax: 16 rows are decoded at once, refilled from the queue; the update in 16
+microbatches.
 
 ppo-update: the responses are there; the reference and a critic of its own network read
 them, GAE, then one update of both networks. Beside it the cloning step of train/1m.
