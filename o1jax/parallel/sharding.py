@@ -16,6 +16,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from o1jax.parallel.mesh import ROWS
+
 Tree = TypeVar("Tree")
 Rules = tuple[tuple[str, P], ...]
 
@@ -83,6 +85,22 @@ def shardings(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def on_rows(x: jax.Array) -> jax.Array:
+    """x [B, ...] under jit, its rows cut over data and fsdp and nothing else.
+
+    Told nothing, the partitioner may cut activations by width, as fsdp cuts the
+    weights, and hold all rows on every device. Without a mesh, inside shard_map, and
+    where the rows need no cut or do not divide, this is x.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    if not set(ROWS) <= set(mesh.axis_names) - set(mesh.manual_axes):
+        return x
+    parts = math.prod(mesh.shape[axis] for axis in ROWS)
+    if parts == 1 or x.shape[0] % parts:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(ROWS)))
 
 
 def shard(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from o1jax.config import configurable
+from o1jax.parallel.sharding import on_rows
 from o1jax.policy.attention import (
     Chunks,
     Rotation,
@@ -234,10 +235,11 @@ class _Network:
             position = jnp.arange(tokens.shape[1])[None]
         angles = self.rotation(position)
         h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
-        attend_rows = partial(attend, segment=segment)
+        h, attend_rows = on_rows(h), partial(attend, segment=segment)
 
         def layer(h: jax.Array, block: Params) -> tuple[jax.Array, None]:
-            return self.block.apply({"params": block}, h, angles, attend_rows), None
+            h = self.block.apply({"params": block}, h, angles, attend_rows)
+            return on_rows(h), None
 
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT[self.config.remat])
