@@ -10,6 +10,8 @@ differences, and checks that each can fail. Zhang et al. 2024, arXiv 2406.03816
 
 from typing import Any
 
+import numpy as np
+
 from o1jax.data.stream import BatchConfig
 from o1jax.learn.optimizer import OptimizerConfig
 from o1jax.loop.filters import Filters
@@ -172,7 +174,7 @@ def _data(evidence: Evidence) -> dict[str, Any]:
     """What was learned from, by round."""
     rows = []
     for arm in evidence.arms:
-        if not curve(evidence, arm, "rows").size:
+        if np.isnan(curve(evidence, arm, "rows")).all():
             continue
         values = [curve(evidence, arm, n).mean(axis=0) for n in ("rows", "found")]
         for number in range(ROUNDS):

@@ -198,7 +198,9 @@ def _budget() -> str:
         f"a round on all of them; ppo-4 makes four, in {CLIP_ROUNDS} rounds. sft "
         "imitates worked solutions to the same questions, sft-distinct to as many "
         "questions as the others have samples, own all that the policy writes, right "
-        "or wrong. Rates: the best of three each after 40 rounds, on seed 100."
+        "or wrong: its gradient is 0 on average, and Adam makes a random walk of the "
+        "noise. Rates: the best of three each after 40 rounds, on seed 100; there 120 "
+        "rounds of RLOO raised pass@1 from 0.243 to 0.523, 40 to 0.419."
     )
 
 

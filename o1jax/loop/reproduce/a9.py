@@ -63,13 +63,6 @@ def analyse(evidence: Evidence) -> Findings:
             title="Learning",
             y_label="right, of samples",
         ),
-        curves(
-            evidence,
-            [*ALONE, WARM, TURNED],
-            "entropy",
-            title="Entropy",
-            y_label="nats a token",
-        ),
     ]
     pairs = [(WARM, name) for name in ALONE] + [(WARM, TURNED), (TURNED, THEN), ALONE]
     pairs += [(name, "start") for name in arms[1:]]

@@ -224,7 +224,9 @@ def curve(evidence: Evidence, arm: str, name: str) -> np.ndarray:
     """
     rows = []
     for one in evidence.arms[arm]:
-        parts = [part.get(name, []) for part in one.facts["rounds"]]
+        stages = one.facts["rounds"]
+        sizes = [max(map(len, stage.values()), default=0) for stage in stages]
+        parts = [stage.get(name, [None] * n) for stage, n in zip(stages, sizes)]
         rows.append([math.nan if v is None else v for part in parts for v in part])
     longest = max(map(len, rows))
     full = [row + row[-1:] * (longest - len(row)) for row in rows]

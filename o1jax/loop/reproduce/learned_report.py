@@ -140,8 +140,6 @@ def curves(
     for arm in arms:
         each = curve(evidence, arm, metric)
         count = each.shape[1] // window
-        if not count:
-            continue
         y = each[:, : count * window].reshape(len(each), count, window).mean(2).mean(0)
         x = (np.arange(count) + 0.5) * window
         y = [None if np.isnan(v) else float(v) for v in y]

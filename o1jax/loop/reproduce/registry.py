@@ -1,7 +1,19 @@
 """The claims that can be reproduced: a module each, and a line here."""
 
 from o1jax.config import ConfigError, nearest
-from o1jax.loop.reproduce import a1, a2, a3, a4, a5, a5_learned, a11
+from o1jax.loop.reproduce import (
+    a1,
+    a2,
+    a3,
+    a4,
+    a5,
+    a5_learned,
+    a7,
+    a8,
+    a9,
+    a10,
+    a11,
+)
 from o1jax.loop.reproduce.claim import Claim
 
 CLAIMS: dict[str, Claim] = {
@@ -13,6 +25,10 @@ CLAIMS: dict[str, Claim] = {
         a4.CLAIM,
         a5.CLAIM,
         a5_learned.CLAIM,
+        a7.CLAIM,
+        a8.CLAIM,
+        a9.CLAIM,
+        a10.CLAIM,
         a11.CLAIM,
     )
 }
