@@ -47,6 +47,7 @@ PAID: Mapping[str, tuple[Shaping, float]] = {
 # Chosen before the seeds that are reported were run.
 SAME = 0.05  # pass@1 by which shaping by a potential may end below the sparse reward
 LEVEL = 0.5  # of the way from the first rounds to the best of the sparse reward
+STEP = 2  # tokens of a step
 WINDOW = 5  # rounds whose mean is looked at
 
 
@@ -152,9 +153,9 @@ def _faster(evidence: Evidence) -> Check:
 def _farmed(evidence: Evidence) -> Check:
     ends = {n: curve(evidence, n, "length")[:, -WINDOW:].mean(axis=1) for n in PAID}
     return Check(
-        "the bonus is farmed: answers end longer than with the sparse reward, on every "
-        "seed",
-        bool((ends["bonus"] > ends["sparse"]).all()),
+        "the bonus is farmed: answers end at least a step longer than with the sparse "
+        "reward, on every seed",
+        bool((ends["bonus"] >= ends["sparse"] + STEP).all()),
         f"{of_seeds(ends['bonus'], 1)} tokens against {of_seeds(ends['sparse'], 1)}",
     )
 
