@@ -193,7 +193,10 @@ def train_verifier(
     flops = count_flops(update, state, put_batch(run.mesh, next(stream))).flops
     stream.set_state(stream.get_state() | {"row": 0})
     for _ in range(config.steps):
-        state, values = update(state, put_batch(run.mesh, next(stream)))
+        # One at a time: many devices simulated by few threads can wait for each other.
+        state, values = jax.block_until_ready(
+            update(state, put_batch(run.mesh, next(stream)))
+        )
     run.ledger.add("reward", flops=config.steps * flops)
     judged = Judge(run, config, model).full(state.params)
     facts = {
