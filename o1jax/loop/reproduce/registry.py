@@ -13,6 +13,7 @@ from o1jax.loop.reproduce import (
     a9,
     a10,
     a11,
+    a11_training,
 )
 from o1jax.loop.reproduce.claim import Claim
 
@@ -30,6 +31,7 @@ CLAIMS: dict[str, Claim] = {
         a9.CLAIM,
         a10.CLAIM,
         a11.CLAIM,
+        a11_training.CLAIM,
     )
 }
 
