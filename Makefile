@@ -21,7 +21,7 @@ quickstart: $(VENV)/.ready  ## Train, evaluate and report in minutes on a laptop
 	$(BIN)/o1jax run experiments/quickstart.gin --workdir $(WORKDIR)
 
 test: $(VENV)/.ready  ## Run the tests (CPU, minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.ready  ## Check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

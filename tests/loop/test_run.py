@@ -81,10 +81,10 @@ def test_each_program_is_compiled_once_a_stage_and_shape(finished):
 
 def test_a_run_warns_of_nothing(finished):
     """Under -W always, which shows all warnings, files left open among them."""
-    ours = [line for line in finished.stderr.splitlines() if "jax._src" not in line]
-    assert [
-        line for line in ours if not re.match(r"(before|one|two|after)\b", line)
-    ] == []
+    # Nor of a disk that is slow while other tests use it, which orbax does.
+    expected = r"(before|one|two|after)\b|.*jax\._src|WARNING:absl:Waiting for previous"
+    lines = finished.stderr.splitlines()
+    assert [line for line in lines if not re.match(expected, line)] == []
 
 
 def test_running_again_does_nothing_and_another_config_is_refused(

@@ -53,7 +53,8 @@ def program(method):
         answer = nodes.store["state"][row, best]
         return nodes.finished[row, best] * game.exact[answer], cost
 
-    return jax.jit(run)
+    # Run so often that optimised machine code pays.
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 3})
 
 
 def solved(method, guide=None, seed=0):
