@@ -63,3 +63,24 @@ class Experiment:
                     f"stages: a reward model is named {stage.name!r}, which is the "
                     "name of another guide"
                 )
+        trained: set[str] = set()
+        for stage in self.stages:
+            if missing := sorted(_rewards(stage) - trained):
+                raise ValueError(
+                    f"stages: {stage.name!r} needs the reward model {missing[0]!r}, "
+                    "which no TrainReward stage before it trains"
+                )
+            if isinstance(stage, TrainReward):
+                trained.add(stage.name)
+
+
+def _rewards(stage: Stage) -> set[str]:
+    """Names of the reward models that a stage reads."""
+    names = set()
+    if isinstance(stage, Compare):
+        names = {method.reward for method in stage.methods}
+    elif isinstance(stage, Improve):
+        names = {stage.payment.reward, getattr(stage.search, "reward", "")}
+    elif isinstance(stage, TrainReward) and stage.labels.source == "tree":
+        names = {stage.labels.search.reward}
+    return names - {""}

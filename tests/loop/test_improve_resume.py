@@ -62,3 +62,18 @@ def test_a_guard_ends_the_run_with_one_line(o1jax, improving):
     )
     assert int(stopped[1]) == int(stopped[2]) + 1
     assert not (workdir / "results.json").exists()
+
+
+def test_a_reward_model_that_nobody_trains_is_named_before_any_compute(
+    o1jax, improving, tmp_path
+):
+    file, _ = improving
+    code, _, err = o1jax(
+        "run", file, "--workdir", tmp_path / "new", "--set", "Payment.reward='prm'"
+    )
+    assert code == 2
+    assert err.splitlines()[-1].endswith(
+        "'improve' needs the reward model 'prm', which no TrainReward stage "
+        "before it trains"
+    )
+    assert not (tmp_path / "new" / "checkpoints").exists()
