@@ -92,7 +92,7 @@ def test_a_cut_file_is_named_with_the_arrays_it_held(copy):
     os.truncate(file, 100)
     found = inspect_checkpoint(str(copy), stats=True)
     lost = {array.path for array in found.checkpoint.arrays if array.problems}
-    assert 0 < len(lost) < 4  # orbax fills several files side by side
+    assert lost  # orbax fills several files side by side: which lie here varies
     name, held = file.relative_to(newest(copy)), ", ".join(sorted(lost))
     assert f"{name}: 100 bytes instead of {size:,} ({held})" in found.problems
     # What lay in it can't be read; everything else can.
