@@ -93,7 +93,11 @@ def test_a_cut_file_is_named_with_the_arrays_it_held(copy):
     found = inspect_checkpoint(str(copy), stats=True)
     lost = {array.path for array in found.checkpoint.arrays if array.problems}
     assert lost  # orbax fills several files side by side: which lie here varies
-    name, held = file.relative_to(newest(copy)), ", ".join(sorted(lost))
+    names = sorted(lost)
+    held = ", ".join(names)
+    if len(names) > 3:
+        held = f"{names[0]}, {names[1]} and {len(names) - 2} more"
+    name = file.relative_to(newest(copy))
     assert f"{name}: 100 bytes instead of {size:,} ({held})" in found.problems
     # What lay in it can't be read; everything else can.
     assert {error.path for error in found.failed} == lost
