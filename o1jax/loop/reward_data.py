@@ -193,7 +193,7 @@ def _facts(traces: Traces) -> dict[str, Any]:
     return {
         "traces": len(traces.texts),
         "right": float((traces.grades >= 1).mean()),
-        "steps": int(traces.step_end.sum()),
+        "trace_steps": int(traces.step_end.sum()),
     }
 
 

@@ -94,6 +94,7 @@ def test_every_kind_learns_and_is_judged(run, options):
     before = jax.tree.map(np.asarray, run.params)
     index, stage, record = trained(run, **options)
     assert (record.kind, record.steps) == ("reward", 6)
+    assert record.results["steps"] == 6  # of the optimiser: traces count their own
     judged = record.results["judged"]
     assert judged["traces"] > 20 and 0 <= judged["step_auc"] <= 1
     assert record.results["labels"] > 0
