@@ -43,8 +43,14 @@ class OptimizerConfig:
                 raise ValueError(f"{name} must be in [0, 1)")
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then the schedule down to its last step."""
+def learning_rate(
+    config: OptimizerConfig, steps: int, *, first: int = 0
+) -> optax.Schedule:
+    """Linear warm-up from 0, then the schedule down to its last step.
+
+    first: the step of the schedule at which update 0 is. At step 0 of a warm-up the
+    rate is 0, so with 0 the first update only starts the moments; with 1 it counts.
+    """
     peak, low = config.learning_rate, config.learning_rate * config.final_fraction
     rest = max(steps - config.warmup_steps, 1)
     after = {
@@ -53,7 +59,8 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
         "linear": optax.linear_schedule(peak, low, rest),
     }[config.schedule]
     warmup = optax.linear_schedule(0.0, peak, max(config.warmup_steps, 1))
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
+    schedule = optax.join_schedules([warmup, after], [config.warmup_steps])
+    return lambda update: schedule(update + first)
 
 
 def build_optimizer(
@@ -62,11 +69,13 @@ def build_optimizer(
     trainable: Callable[[Params], Params] | None = None,
     *,
     slim: bool = False,
+    first: int = 0,
 ) -> optax.GradientTransformation:
     """The optimizer of a stage of `steps` updates.
 
     trainable: params -> bools; default: all. The gradient of the others must be 0
     already; this keeps weight decay from them. slim: nor do they have moments.
+    first: as of `learning_rate`.
     """
 
     def decays(params: Params) -> Params:
@@ -78,7 +87,7 @@ def build_optimizer(
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
-            learning_rate(config, steps),
+            learning_rate(config, steps, first=first),
             b1=config.b1,
             b2=config.b2,
             eps=config.eps,

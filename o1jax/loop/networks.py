@@ -44,7 +44,9 @@ def build_networks(
     rounds: int,
 ) -> Networks:
     """rounds: after which the optimizer's schedule is at its end."""
-    optimizer = build_optimizer(config.optimizer, config.updates_a_round * rounds)
+    updates = config.updates_a_round * rounds
+    # From step 1 on: a round may have one update only, and the stage few rounds.
+    optimizer = build_optimizer(config.optimizer, updates, first=1)
     params = jax.tree.map(jnp.copy, first)
     if config.critic == "own":  # a copy of the policy that learns to foretell
         params = {"policy": params, "critic": jax.tree.map(jnp.copy, first)}

@@ -219,7 +219,8 @@ class Paymaster:
             )
         steps = config.refresh_steps * (rounds // config.refresh_every)
         flat = replace(stage.optimizer, schedule="constant")
-        optimizer = build_optimizer(flat, max(steps, 1), self._model.trainable)
+        trainable = self._model.trainable
+        optimizer = build_optimizer(flat, max(steps, 1), trainable, first=1)
         self.state = new_state(
             jax.tree.map(jnp.copy, self._weights.params),
             optimizer,

@@ -29,6 +29,24 @@ def test_the_learning_rate_by_hand(schedule, halfway, last):
     np.testing.assert_allclose([rate(s) for s in steps], expected, rtol=1e-5)
 
 
+def test_the_first_update_counts_where_the_schedule_begins_at_step_1():
+    config = OptimizerConfig(PEAK, 4, "linear")
+    rate = learning_rate(config, 6, first=1)
+    # Up by a quarter each, at the peak in the 4th; a tenth of it is left in the last.
+    expected = PEAK * np.array([0.25, 0.5, 0.75, 1, 0.55, 0.1])
+    np.testing.assert_allclose([rate(s) for s in range(6)], expected, rtol=1e-5)
+
+    params = {"kernel": jnp.ones(2)}
+    for first, moved in ((0, 0.0), (1, -0.25 * PEAK)):
+        plain = OptimizerConfig(PEAK, 4, "constant", weight_decay=0.0)
+        optimizer = build_optimizer(plain, 6, first=first)
+        grad = {"kernel": jnp.array([0.3, -0.4])}
+        updates, _ = optimizer.update(grad, optimizer.init(params), params)
+        # Adam's first update is the rate times the sign of the gradient.
+        signs = np.array([1.0, -1.0])
+        np.testing.assert_allclose(updates["kernel"], moved * signs, rtol=1e-5)
+
+
 def test_cosine_and_linear_differ_between():
     rate = {
         name: learning_rate(OptimizerConfig(PEAK, WARMUP, name), STEPS)
