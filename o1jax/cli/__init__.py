@@ -8,17 +8,27 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import NoReturn
 
 import o1jax
 from o1jax.cli.commands import COMMANDS
+from o1jax.cli.run import leave
 from o1jax.config import ConfigError, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    try:
+        return leave(_main(argv))
+    except Exception:
+        leave(1, traceback.format_exc())
+        raise
+
+
+def _main(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:

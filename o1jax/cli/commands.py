@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from o1jax.cli import arguments
-from o1jax.config import ConfigError, Loaded, check_workdir, load
+from o1jax.cli.run import run_command
+from o1jax.config import ConfigError, Loaded, load
 
 if TYPE_CHECKING:
     from o1jax.loop.methods import Search
@@ -45,19 +46,6 @@ def _show(args: Namespace) -> None:
     value = min(value, 60)  # one long list must not push every origin off the screen
     for row in rows:
         print(f"{row.name:{name}}  {row.value:{value}}  {row.origin}")
-
-
-def _run(args: Namespace) -> None:
-    loaded = _load(args)
-    workdir = args.workdir or Path("runs") / Path(args.file).stem
-    check_workdir(loaded, workdir)
-    from o1jax.inspect.report import write_report
-    from o1jax.loop.run import run
-
-    run(loaded, workdir)
-    report = write_report(workdir)
-    print(report.read_text())
-    print(f"Report: {report}")
 
 
 def _eval(args: Namespace) -> None:
@@ -221,7 +209,7 @@ COMMANDS = {
         "train what an experiment file describes; resumes when run again",
         "o1jax run experiments/quickstart.gin --set Imitate.steps=200",
         arguments.run_arguments,
-        _run,
+        run_command,
     ),
     "show": Command(
         "print every field of an experiment and where it was set",

@@ -18,6 +18,7 @@ from o1jax.data import batches
 from o1jax.data.tokenizer import Tokenizer
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.workdir import Workdir
+from o1jax.parallel.hosts import fetch
 from o1jax.parallel.mesh import put_batch
 from o1jax.reward.outcome import Grader, Grading
 from o1jax.rollout.decode import SamplerConfig, SampleStats, build_sampler, on_mesh
@@ -96,7 +97,7 @@ class Answerer:
 
         def finish(asked: list[Example], rows: Trajectory, stats: SampleStats) -> None:
             # Behind the requests of the last chunk is padding.
-            rows = jax.tree.map(lambda x: x[: len(asked)], jax.device_get(rows))
+            rows = jax.tree.map(lambda x: x[: len(asked)], fetch(rows))
             found.append(rows)
             texts.extend(responses(rows, self._run.tokenizer))
             gradings.append(grader.submit(asked, texts[-len(asked) :]))

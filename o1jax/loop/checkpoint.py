@@ -18,14 +18,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from o1jax.loop import manifest
+from o1jax.parallel import preemption
+from o1jax.parallel.hosts import everywhere, first
+from o1jax.parallel.preemption import Preempted
 from o1jax.parallel.sharding import path_name
 from o1jax.types import Params, TrainState
 
@@ -77,20 +78,36 @@ class Checkpoints:
         self.directory = epath.Path(directory).expanduser().absolute()
         self.every = every
         self._keep = keep
+        self._leaving, self._saving = False, preemption.saving()
         self._writing: int | None = None  # the step whose outcome nobody knows yet
         self._manager = self._open()
 
-    def due(self, step: int) -> bool:
-        """Whether the step is one to save."""
-        return step % self.every == 0
+    def due(self, step: int, *, ahead: bool = False) -> bool:
+        """Whether the step is one to save; all processes have to ask, each step.
+
+        It is if the machine is about to be taken away: `save` then raises Preempted.
+        ahead: see preemption.agreed.
+        """
+        self._leaving = preemption.agreed(ahead=ahead)
+        return self._leaving or step % self.every == 0
 
     def save(
         self, step: int, state: TrainState, position: Mapping, extra: Mapping
     ) -> None:
         """Start to write a step, and return as soon as its arrays may be donated.
 
-        A step already there is left as it is; an older one raises ValueError.
+        A step already there is left as it is; an older one raises ValueError. Where the
+        run has to end, Preempted is raised once the step is written.
         """
+        self._save(step, state, position, extra)
+        if self._leaving:
+            self.wait()
+            said = f"step {step} is saved in {self.directory}"
+            raise Preempted(said, together=True)
+
+    def _save(
+        self, step: int, state: TrainState, position: Mapping, extra: Mapping
+    ) -> None:
         latest = self.latest_step()  # orbax writes one step at a time: this waits
         if step == latest:
             return
@@ -170,10 +187,14 @@ class Checkpoints:
             self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
+        self._saving.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            self._saving.__exit__(None, None, None)
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -193,7 +214,7 @@ class Checkpoints:
 
     def _before_commit(self) -> None:
         """List the files: orbax calls this before the rename that commits the step."""
-        if jax.process_index() == 0 and "://" not in str(self.directory):
+        if first() and "://" not in str(self.directory):
             name = STEP_NAMES.build_name(self._writing)
             (written,) = self.directory.glob(f"{name}.*")
             manifest.write(pathlib.Path(written))
@@ -217,11 +238,11 @@ class Checkpoints:
     def _move_aside(self, step: int) -> epath.Path:
         source = _step_path(self.directory, step)
         aside = self.directory / f"broken-{source.name}"
-        if jax.process_index() == 0:
+        if first():
             if aside.exists():
                 aside.rmtree()
             source.rename(aside)
-        _everywhere(True)  # a barrier: nobody lists the steps before the rename
+        everywhere(True)  # a barrier: nobody lists the steps before the rename
         self._manager.reload()
         return aside
 
@@ -260,9 +281,9 @@ def _try_read(step: epath.Path, target: Any | None) -> tuple[tuple | None, str]:
     Without a target: the parameters instead of the state.
     """
     damage = None
-    if jax.process_index() == 0:
+    if first():
         damage = manifest.damage(pathlib.Path(step))
-    if not _everywhere(not damage):
+    if not everywhere(not damage):
         return None, damage or "found by the first process"
     result = None
     try:
@@ -275,7 +296,7 @@ def _try_read(step: epath.Path, target: Any | None) -> tuple[tuple | None, str]:
                 f"checkpoint {step} is complete but can't be read: {_first_line(error)}"
             ) from error
         damage = _first_line(error)
-    if _everywhere(result is not None):
+    if everywhere(result is not None):
         return result, ""
     return None, damage or "found by another process"
 
@@ -351,11 +372,6 @@ def _step_path(directory: epath.Path, step: int) -> epath.Path:
     return directory / STEP_NAMES.build_name(step)
 
 
-def _everywhere(ok: bool) -> bool:
-    """Whether every process says so; with one process, its own word."""
-    return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
-
-
 def _all_broken(directory: epath.Path, damages: dict[int, str]) -> str:
     each = "; ".join(f"step {step}: {damage}" for step, damage in damages.items())
     return f"no usable checkpoint in {directory}: {each}"
@@ -368,5 +384,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
-    if jax.process_index() == 0:
+    if first():
         print(line, file=sys.stderr)

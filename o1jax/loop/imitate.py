@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
-
 from o1jax.config import configurable
 from o1jax.data.batches import (
     BatchConfig,
@@ -23,6 +21,7 @@ from o1jax.learn.optimizer import OptimizerConfig
 from o1jax.loop.probe import Probe, build_loss_probe, build_probe
 from o1jax.loop.train import Learner, train
 from o1jax.loop.workdir import StageRecord, Workdir
+from o1jax.parallel.hosts import once
 from o1jax.tasks.task import Example, Task
 from o1jax.types import Params
 
@@ -90,25 +89,23 @@ def _probe(run: Workdir, config: Imitate) -> Callable[[Params], dict[str, float]
 
 
 def _stream(run: Workdir, config: Imitate, split: str = "train") -> BatchStream:
-    """The stage's batches, of this process's rows."""
-    shared = {
-        "seed": run.experiment.seed,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+    """The stage's batches."""
+    seed = run.experiment.seed
     source: Any
     if (task := run.task(config)) is not None:
-        source = TaskSource(task, run.experiment.seed, split)
+        source = TaskSource(task, seed, split)
     else:
         source = _records(run, config, split)
         if not isinstance(source[0], Example):
-            return packed_batches(source, run.tokenizer, config.batch, **shared)
+            return packed_batches(source, run.tokenizer, config.batch, seed=seed)
     template = run.experiment.template
-    return sft_batches(source, run.tokenizer, template, config.batch, **shared)
+    return sft_batches(source, run.tokenizer, template, config.batch, seed=seed)
 
 
 def _records(run: Workdir, config: Imitate, split: str) -> RecordSource:
-    directory = prepare(config.dataset, run.path / "data")
+    folder = run.path / "data"
+    once(lambda: prepare(config.dataset, folder))
+    directory = prepare(config.dataset, folder)
     try:
         return RecordSource(directory, split)
     except ValueError as error:  # too few records for the hash to fill each split

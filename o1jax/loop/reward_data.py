@@ -22,6 +22,7 @@ from o1jax.loop.ledger import Ledger
 from o1jax.loop.searching import step_end_ids
 from o1jax.loop.traces import TraceConfig, Traces, closing, sample_traces
 from o1jax.loop.workdir import Workdir, write_json
+from o1jax.parallel.hosts import fetch, once
 from o1jax.parallel.sharding import path_name
 from o1jax.reward.demonstrations import Demonstrations, demonstrations
 from o1jax.reward.goals import GoalLabels
@@ -202,7 +203,7 @@ def _demonstrations(run: Workdir, config: Any, task: Task) -> Data:
     traces = _traces(run, config, task)
     sampled, asked = outcome_labels(traces), traces.examples[:: config.traces.samples]
     expert = _worked(run, asked, sampled.tokens.shape[1])
-    logprob = lambda rows: np.asarray(
+    logprob = lambda rows: fetch(
         response_logprob(
             run.policy,
             run.current_params(),
@@ -251,11 +252,15 @@ MAKERS = {
 
 def _write(file: Path, rows: Any) -> None:
     """Its arrays as an npz, all or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as out:
-        np.savez(out, **{path_name(path): x for path, x in _leaves(rows)})
-    partial.replace(file)
+
+    def write() -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.partial")
+        with partial.open("wb") as out:
+            np.savez(out, **{path_name(path): x for path, x in _leaves(rows)})
+        partial.replace(file)
+
+    once(write)
 
 
 def _read(file: Path, blank: Any) -> Any:

@@ -27,6 +27,7 @@ from o1jax.loop.reward_sections import section
 from o1jax.loop.traces import TraceConfig, Traces, up_to_first_error
 from o1jax.loop.train import Learner, train
 from o1jax.loop.workdir import StageRecord, Workdir
+from o1jax.parallel.hosts import fetch
 from o1jax.reward.demonstrations import demonstration_objective
 from o1jax.reward.goals import goal_objective
 from o1jax.reward.losses import reward_objective
@@ -221,7 +222,7 @@ class Judge:
             part = [x[start : start + ROWS_AT_ONCE] for x in rows]
             short = ROWS_AT_ONCE - len(part[0])
             part = [np.pad(x, ((0, short), *[(0, 0)] * (x.ndim - 1))) for x in part]
-            scores = np.asarray(self._score(params, *part), np.float64)
+            scores = fetch(self._score(params, *part)).astype(np.float64)
             scores = scores.reshape(-1, *scores.shape[-2:])
             probability = (1 / (1 + np.exp(-scores))).mean(axis=0)
             found.append(probability[: ROWS_AT_ONCE - short])
@@ -243,7 +244,5 @@ def _stream(run: Workdir, config: TrainReward, data: Data) -> RowStream:
         data.rows,
         rows=config.rows,
         seed=run.experiment.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         identity={"kind": f"reward {config.learns}"},
     )

@@ -23,6 +23,7 @@ from o1jax.loop.marks import step_end_ids, stop_ids
 from o1jax.loop.methods import Found, Search, build_program
 from o1jax.loop.search_flops import draw_flops, judge_flops
 from o1jax.loop.workdir import Workdir
+from o1jax.parallel.hosts import fetch
 from o1jax.parallel.mesh import ROWS, put_batch
 from o1jax.reward.outcome import grade
 from o1jax.search.harvest import on_host
@@ -207,8 +208,8 @@ class Searcher:
         queue = put_batch(self._run.mesh, queue)
         reward_params = None if self._weights is None else self._weights.params
         found: Found = self._program(params, keys, queue, reward_params)
-        chosen = jax.device_get((found.survivors, found.score))
-        return on_host(found.nodes), *chosen, self._spent(found.spent)
+        survivors, score, spent = fetch((found.survivors, found.score, found.spent))
+        return on_host(found.nodes), survivors, score, self._spent(spent)
 
     def _answers(
         self, nodes: Nodes, allowed: np.ndarray | None, heads: np.ndarray | None

@@ -125,7 +125,7 @@ def _loop(
                 probed = learner.probe(state.params)
                 metrics.log(run.steps + step, named(probed))
                 last = last or config.probe.reached(probed)
-            if last or saved.due(step):
+            if last or saved.due(step, ahead=True):
                 metrics.flush()
                 seconds = time.monotonic() - began
                 extra = {

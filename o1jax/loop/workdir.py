@@ -28,7 +28,9 @@ from o1jax.data.tokenizer import Tokenizer
 from o1jax.learn.state import init_params
 from o1jax.loop.checkpoint import CheckpointError, restore_params
 from o1jax.loop.ledger import Ledger
+from o1jax.parallel.hosts import once
 from o1jax.parallel.mesh import build_mesh
+from o1jax.parallel.preemption import Preempted, agreed
 from o1jax.parallel.sharding import TRANSFORMER_RULES, shard
 from o1jax.policy.policy import Policy, PolicyConfig, build_policy
 from o1jax.reward.model import RewardModel, build_reward_model
@@ -84,16 +86,18 @@ class Workdir:
     def tokenizer(self) -> Tokenizer:
         """The workdir's own, made at the first use."""
         file = self.path / "tokenizer.model"
-        if not file.exists():
-            words = (word for task in self.tasks() for word in task.symbols())
-            words = list(dict.fromkeys(words))
-            config = self.experiment.tokenizer
-            made = tokenizers.build(config, words, self._texts())
-            _check_words(made, words)
-            partial = file.with_name(f".{file.name}.partial")
-            made.save(partial)
-            partial.replace(file)
+        once(lambda: file.exists() or self._make_tokenizer(file))
         return Tokenizer.load(file)
+
+    def _make_tokenizer(self, file: Path) -> None:
+        words = (word for task in self.tasks() for word in task.symbols())
+        words = list(dict.fromkeys(words))
+        config = self.experiment.tokenizer
+        made = tokenizers.build(config, words, self._texts())
+        _check_words(made, words)
+        partial = file.with_name(f".{file.name}.partial")
+        made.save(partial)
+        partial.replace(file)
 
     @functools.cached_property
     def policy(self) -> Policy:
@@ -178,6 +182,8 @@ class Workdir:
         """Writes a stage's record: from now on it is done."""
         write_json(self._record_file(index), record._asdict())
         self._take(index)
+        if agreed():
+            raise Preempted(f"stage {record.name!r} is done", together=True)
 
     def resume(self) -> int:
         """Goes to where the run stopped; returns how many stages are done.
@@ -269,7 +275,7 @@ def _check_words(tokenizer: Tokenizer, words: Sequence[str]) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Writes it all or not at all."""
+    """Writes it all or not at all; with several processes the first one does."""
     _write(file, json.dumps(content, indent=1))
 
 
@@ -279,10 +285,13 @@ def write_jsonl(file: Path, rows: Sequence[Any]) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(file)
+    def write() -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.partial")
+        with partial.open("w") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+
+    once(write)

@@ -83,23 +83,22 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def put_batch(mesh: Mesh, batch: Tree) -> Tree:
     """Global arrays from a pytree of numpy arrays, rows over data and fsdp.
 
-    Each process gives its own rows; the global batch is all of them, in the order of
-    the mesh. Raises ValueError for a leaf whose rows don't divide by the row shards.
+    Every process gives the whole batch, and puts on its devices what belongs there: so
+    a row lies where it would lie with one process, in whichever order a mesh takes the
+    devices of a slice. Raises ValueError for a leaf whose rows don't divide.
     """
     sharding = batch_sharding(mesh)
-    shards = mesh.devices.reshape(-1, mesh.shape["tensor"])
-    here = jax.process_index()
-    local = sum(any(d.process_index == here for d in shard) for shard in shards)
+    shards = mesh.size // mesh.shape["tensor"]
 
     def put(path: jax.tree_util.KeyPath, rows: np.ndarray) -> jax.Array:
         rows = np.asarray(rows)
-        if rows.ndim == 0 or rows.shape[0] % local:
+        if rows.ndim == 0 or rows.shape[0] % shards:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             axes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in ROWS)
             raise ValueError(
                 f"batch {name} {list(rows.shape)}: the first dimension does not divide "
-                f"by {local}, the row shards of this process (mesh {axes})"
+                f"by {shards}, the row shards of mesh {axes}"
             )
-        return jax.make_array_from_process_local_data(sharding, rows)
+        return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
 
     return jax.tree_util.tree_map_with_path(put, batch)

@@ -8,9 +8,9 @@ keys and values stay on the device, for only what StepText lists is fetched.
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
+from o1jax.parallel.hosts import fetch
 from o1jax.search.nodes import Nodes
 
 NONE = -1  # in place of a node id
@@ -54,7 +54,7 @@ def on_host(nodes: Nodes) -> Nodes:
     count = nodes.parent.shape[1]
     text = StepText(*(getattr(nodes.store, name) for name in StepText._fields))
     text = StepText(*(rows[:, :count] for rows in text))
-    return jax.device_get(nodes.replace(store=text))
+    return fetch(nodes.replace(store=text))
 
 
 def in_use(nodes: Nodes) -> np.ndarray:

@@ -351,9 +351,11 @@ def save_as_a_pair(directory: str, address: str, index: str) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, num_processes=2, process_id=int(index))
     mesh = build_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    rows = np.arange(4)[:, None] + 4 * int(index)  # rows 0..3 here, 4..7 there
-    batch = put_batch(mesh, {"x": rows})
+    batch = put_batch(mesh, {"x": np.arange(8)[:, None]})
     assert batch["x"].shape == (8, 1)
+    assert {s.index[0].start // 4 for s in batch["x"].addressable_shards} == {
+        int(index)  # rows 0..3 here, 4..7 there
+    }
     assert int(jax.jit(jnp.sum)(batch["x"])) == sum(range(8))
 
     state = shard(make_state(1), RULES, mesh)
