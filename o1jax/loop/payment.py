@@ -28,6 +28,7 @@ from o1jax.loop.reward_model import objective_of
 from o1jax.loop.searching import trained_aggregate
 from o1jax.loop.traces import Traces, verdicts
 from o1jax.loop.workdir import Workdir
+from o1jax.parallel.hosts import fetch
 from o1jax.parallel.mesh import put_batch
 from o1jax.parallel.sharding import TRANSFORMER_RULES
 from o1jax.reward.aggregate import aggregate
@@ -245,7 +246,8 @@ class Paymaster:
     def _scores(self, rows: Trajectory, step_end: np.ndarray) -> jax.Array:
         text: tuple[Any, ...] = (rows.tokens, rows.prompt_length, rows.length, step_end)
         text = put_batch(self._run.mesh, text)
-        return self._score(self.weights.params, *text, tokens=rows.tokens.size)
+        scores = self._score(self.weights.params, *text, tokens=rows.tokens.size)
+        return jnp.asarray(fetch(scores))
 
     def _verdicts(self, found: Collected) -> np.ndarray:
         rows = found.rows

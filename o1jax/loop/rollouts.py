@@ -17,6 +17,7 @@ from o1jax.loop.answer import request_keys
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.traces import Traces
 from o1jax.loop.workdir import Workdir
+from o1jax.parallel.hosts import fetch
 from o1jax.policy.policy import Policy
 from o1jax.rollout.continuation import (
     NONE,
@@ -145,9 +146,7 @@ class Continuer:
             count=count,
         )
         self._drawn[trace, steps - 1] += count
-        tokens, length, computed = jax.device_get(
-            (found.tokens, found.length, found.computed)
-        )
+        tokens, length, computed = fetch((found.tokens, found.length, found.computed))
         self._book(int(computed), self._programs.draw_flops, began)
         grades = self._grades(trace, steps, tokens[: len(trace)], length[: len(trace)])
         return grades >= 1
