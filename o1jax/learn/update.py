@@ -1,7 +1,8 @@
 """One optimizer step: gradients summed over microbatches, one global denominator.
 
 In: an objective, an optimizer. Out: a jittable (state, batch) -> (state, metrics). The
-same function serves one device and a mesh: shardings come with its arguments.
+same function serves one device and a mesh: shardings come with its arguments. What an
+objective reads and does not train, such as the weights under adapters, comes last.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from o1jax.learn.objectives import Batch, Objective, Ratio, Sums
 from o1jax.types import Params, TrainState
 
 Metrics = dict[str, jax.Array]
-Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Update = Callable[..., tuple[TrainState, Metrics]]  # (state, batch, *frozen)
 
 
 def build_update(
@@ -27,11 +28,14 @@ def build_update(
 
     Metrics are f32[] means over the global weight, or over a Ratio's own count, plus
     the gradient's norm before clipping. ValueError if `microbatches` does not divide
-    the rows.
+    the rows. `frozen` goes to `objective.total` as it is.
     """
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, sums = _gradient(objective, state.params, batch, microbatches)
+    def update(
+        state: TrainState, batch: Batch, *frozen: Params
+    ) -> tuple[TrainState, Metrics]:
+        total = lambda params, part: objective.total(params, part, *frozen)
+        grads, sums = _gradient(total, state.params, batch, microbatches)
         weight = jnp.maximum(objective.weight(batch), 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         means = {name: _mean(x, weight) for name, x in sums.items()}
@@ -60,7 +64,10 @@ def _mean(total: jax.Array | Ratio, weight: jax.Array) -> jax.Array:
 
 
 def _gradient(
-    objective: Objective, params: Params, batch: Batch, microbatches: int
+    total: Callable[[Params, Batch], tuple[jax.Array, Sums]],
+    params: Params,
+    batch: Batch,
+    microbatches: int,
 ) -> tuple[Params, Sums]:
     """Sums over the batch of the loss's gradient and of the metrics.
 
@@ -68,7 +75,7 @@ def _gradient(
     its part of each. Besides memory this saves time on a CPU: activations of a small
     piece stay in the cache.
     """
-    gradient = jax.grad(objective.total, has_aux=True)
+    gradient = jax.grad(total, has_aux=True)
     if microbatches == 1:
         return gradient(params, batch)
     (rows,) = {x.shape[0] for x in jax.tree.leaves(batch)}
@@ -77,8 +84,8 @@ def _gradient(
     cut = lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
     pieces = jax.tree.map(cut, batch)
 
-    def add(total: tuple, piece: Batch) -> tuple[tuple, None]:
-        return jax.tree.map(jnp.add, total, gradient(params, piece)), None
+    def add(so_far: tuple, piece: Batch) -> tuple[tuple, None]:
+        return jax.tree.map(jnp.add, so_far, gradient(params, piece)), None
 
     shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], pieces))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

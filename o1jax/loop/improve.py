@@ -29,6 +29,7 @@ from o1jax.loop.metrics import Metrics, progress
 from o1jax.loop.payment import Payment
 from o1jax.loop.turns import Turns
 from o1jax.loop.workdir import StageRecord, Workdir
+from o1jax.policy.lora import LoraConfig
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Task
 
@@ -53,6 +54,7 @@ class Improve:
         default_factory=PolicyGradient
     )
     critic: Literal["shared", "own"] = "shared"  # the policy's value head or a network
+    lora: LoraConfig | None = None  # only adapters learn; the rest stays as it is
     payment: Payment = field(default_factory=Payment)
     filters: Filters = field(default_factory=Filters)
     replay: int = 0  # rows kept of earlier rounds, but for a policy gradient
@@ -112,6 +114,11 @@ class Improve:
             and not learner.has_critic
         ):
             raise ValueError("critic is 'own', but no Critic is among the terms")
+        if self.lora is not None and not self.lora.value and self._value_head_learns:
+            raise ValueError(
+                "lora.value is off, but the learner teaches the value head, which no "
+                "adapter reaches: set it"
+            )
         if self.search is not None:
             if getattr(learner, "hint", ""):
                 raise ValueError("hint is for samples, not for a search")
@@ -123,6 +130,13 @@ class Improve:
             raise ValueError("sampling.temperature is 0: all samples would be the same")
         if self.turns is not None:
             self.turns.refuse(self)
+
+    @property
+    def _value_head_learns(self) -> bool:
+        learner = self.learner
+        if isinstance(learner, PolicyGradient):
+            return learner.has_critic and self.critic == "shared"
+        return isinstance(learner, Distil) and learner.loss.value_coef > 0
 
     @property
     def rows_a_round(self) -> int:
@@ -138,9 +152,10 @@ class Improve:
 def improve(run: Workdir, index: int, config: Improve) -> StageRecord:
     """Rounds until `config.rounds`, the plateau, or the goal on held-out questions."""
     at = Improvement(run, index, config)
-    with Checkpoints(
-        run.checkpoints(index), keep=config.keep, every=config.checkpoint_every
-    ) as saved:
+    folder = run.checkpoints(index)
+    if config.lora is not None:  # small ones, until the stage is done
+        folder = run.path / "adapters" / folder.name
+    with Checkpoints(folder, keep=config.keep, every=config.checkpoint_every) as saved:
         at.resume(saved)
         began, kept = time.monotonic() - at.seconds, at.rounds
         with (
@@ -163,6 +178,9 @@ def improve(run: Workdir, index: int, config: Improve) -> StageRecord:
                     saved.save(at.rounds, at.arrays(), at.position(), at.extra())
                     kept = at.rounds
                 bar.advance(metrics=metrics.latest)
+    if config.lora is not None:
+        with Checkpoints(run.checkpoints(index), keep=1) as merged:
+            merged.save(at.rounds, at.merged(), at.position(), at.extra())
     run.params = at.policy
     return at.record()
 

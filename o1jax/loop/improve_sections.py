@@ -4,7 +4,7 @@ In: the records of Improve stages. Out: one section as inspect/report.py has the
 each stage gained on held-out questions, and the curves of all rounds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from o1jax.loop.workdir import StageRecord
@@ -22,6 +22,10 @@ def section(records: Sequence[StageRecord], begin: int) -> dict[str, Any]:
     most = max(_k(record) for record in records)
     columns = ["stage", "rounds", "updates", "pass@1 before", "after"]
     columns += [f"pass@{most} before", "after", "seconds"]
+    adapted = any("learning" in record.results for record in records)
+    twice = any("delta" in record.results["after"] for record in records)
+    columns += ["parameters that learn"] * adapted
+    columns += ["second attempt - first, before", "after"] * twice
     rows = []
     for record in records:
         r = record.results
@@ -29,7 +33,12 @@ def section(records: Sequence[StageRecord], begin: int) -> dict[str, Any]:
         row = [record.name, r["rounds"], r["updates"]]
         for k in (1, most):
             row += [before.get(f"pass@{k}"), after.get(f"pass@{k}")]
-        rows.append([*row, record.seconds])
+        row.append(record.seconds)
+        if adapted:
+            row.append(_learning(r))
+        if twice:
+            row += [before.get("delta"), after.get("delta")]
+        rows.append(row)
     return {
         "name": "Improvement",
         "text": "Chances of being right on validation questions before and after each "
@@ -47,6 +56,14 @@ def section(records: Sequence[StageRecord], begin: int) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _learning(results: Mapping[str, Any]) -> str:
+    """The number of parameters that learn, where adapters do."""
+    if "learning" not in results:
+        return "all"
+    learning, parameters = results["learning"], results["parameters"]
+    return f"{learning:,} ({100 * learning / parameters:.1f} %)"
 
 
 def _k(record: StageRecord) -> int:

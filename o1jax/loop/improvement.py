@@ -21,7 +21,7 @@ from o1jax.loop.experience import Collected, Questions, concatenate
 from o1jax.loop.guard import Watch
 from o1jax.loop.learners import Clone, Known, build_learner
 from o1jax.loop.ledger import Ledger
-from o1jax.loop.networks import build_networks, in_parts, norm
+from o1jax.loop.networks import build_networks, count, in_parts, norm
 from o1jax.loop.payment import Paymaster
 from o1jax.loop.tree_data import Trees
 from o1jax.loop.workdir import StageRecord, Workdir
@@ -100,9 +100,9 @@ class Improvement:
 
     @property
     def policy(self) -> Params:
-        """The policy's parameters as they are."""
+        """The policy's parameters as they are, its adapters merged."""
         params = self.state.params
-        return params["policy"] if self._own_critic else params
+        return self._nets.plain(params["policy"] if self._own_critic else params)
 
     @property
     def over(self) -> bool:
@@ -166,7 +166,7 @@ class Improvement:
         ref_logprob = of(self._nets.reference, self._first)
         value = np.asarray(rows.value)
         if self._own_critic:
-            value = of(self._nets.critic, self.state.params)
+            value = of(self._nets.critic, self._nets.whole(self.state.params))
         found = found._replace(rows=rows.replace(value=value))
         paid = ref_logprob
         if self._gradient:
@@ -203,7 +203,9 @@ class Improvement:
             batch = put_batch(run.mesh, take(rows, at))
             tokens = batch.tokens.size
             batch = self._learner.complete(batch)
-            self.state, said = self._nets.update(self.state, batch, tokens=tokens)
+            self.state, said = self._nets.update(
+                self.state, batch, *self._nets.frozen, tokens=tokens
+            )
             seen.append(said)
             self._updates += 1
             if control and control.stop and control.too_far(float(said["kl_sampler"])):
@@ -237,6 +239,10 @@ class Improvement:
         """What a checkpoint holds beside JSON."""
         replay = None if self._replay is None else self._replay.state()
         return Saved(*self.state, self._pay.state, replay)
+
+    def merged(self) -> TrainState:
+        """The policy as one that was trained whole, to read and to go on from."""
+        return self.state._replace(params=self.policy, opt_state=())
 
     def position(self) -> dict[str, int]:
         """Of the questions."""
@@ -282,6 +288,9 @@ class Improvement:
             "after": self._found[-1],
             "held_out": self._found[1:-1],
         }
+        if config.lora is not None:
+            results["learning"] = count(self.state.params)
+            results["parameters"] = count(self._first)
         return StageRecord(
             name=config.name,
             kind="improve",

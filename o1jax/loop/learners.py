@@ -39,6 +39,7 @@ from o1jax.loop.contrast import (
     step_pairs,
 )
 from o1jax.loop.experience import Collected
+from o1jax.loop.networks import learning_policy
 from o1jax.loop.searching import step_end_ids
 from o1jax.loop.workdir import Workdir
 from o1jax.policy.policy import Policy
@@ -100,12 +101,14 @@ def build_learner(run: Workdir, config: Any, first: Params, width: int) -> Learn
     if isinstance(kind, PolicyGradient):
         return _policy_gradient(run, config)
     if isinstance(kind, Clone):
-        return _cloning(run.policy, kind, width)
+        return _cloning(learning_policy(run, config), kind, width)
     if isinstance(kind, Prefer):
         return _preferring(run, config, first, width)
     distribution = partial(sampling_logprobs, config=config.search.steps.sampling)
     return Learner(
-        distillation(run.policy, kind.loss, distribution=distribution),
+        distillation(
+            learning_policy(run, config), kind.loss, distribution=distribution
+        ),
         lambda found, known: distilled(found, kind, width),
         no_nodes(kind, width),
     )
@@ -114,11 +117,12 @@ def build_learner(run: Workdir, config: Any, first: Params, width: int) -> Learn
 def _policy_gradient(run: Workdir, config: Any) -> Learner:
     """Learns from all responses of a round, by how much better each one was."""
     distribution = partial(sampling_logprobs, config=config.sampling)
+    policy = learning_policy(run, config)
     objective = policy_gradient_objective(
-        run.policy,
+        policy,
         config.learner,
         distribution=distribution,
-        critic=run.policy if config.critic == "own" else None,
+        critic=policy if config.critic == "own" else None,
     )
     build = jax.jit(
         partial(
@@ -172,7 +176,7 @@ def _preferring(run: Workdir, config: Any, first: Params, width: int) -> Learner
         said = reference(first, pairs, tokens=pairs.tokens.size)
         return PreferenceBatch(pairs=pairs, ref_logprob=said)
 
-    objective = preference_objective(run.policy, kind.loss)
+    objective = preference_objective(learning_policy(run, config), kind.loss)
     return Learner(objective, rows, no_pairs(width), complete)
 
 

@@ -1,10 +1,13 @@
 """The networks of a stage of improvement, and what is compiled for them.
 
-In: the run, an Improve config, its objective and the first policy. Out: the train state
-(policy, or policy and critic), and the booked functions that update and read it. The
-first policy is copied: it stays the reference.
+In: the run, an Improve config and the first policy. Out: the train state (policy, or
+policy and critic, or adapters of them), and the booked functions that update and read
+it. The first policy stays the reference: it is copied, but for adapters, which are
+trained on it as it is.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,26 +15,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from o1jax.learn.objectives import Objective
+from o1jax.learn.objectives import Batch, Objective, Sums
 from o1jax.learn.optimizer import build_optimizer
 from o1jax.learn.reading import read_responses
 from o1jax.learn.state import new_state
 from o1jax.learn.update import build_update, jit_update
 from o1jax.loop.booked import Booked
 from o1jax.loop.workdir import Workdir
+from o1jax.parallel.hosts import fetch
 from o1jax.parallel.mesh import put_batch
-from o1jax.parallel.sharding import TRANSFORMER_RULES
+from o1jax.policy.lora import LORA_RULES, adapters, lora_policy, merge
+from o1jax.policy.policy import Policy
 from o1jax.rollout.sampling import sampling_logprobs
 from o1jax.types import Params, TrainState
 
 
 class Networks(NamedTuple):
-    """Functions of (params, tokens, prompt_length, length), and the first state."""
+    """The first state, and functions of its parameters.
+
+    reference and critic take (params, tokens, prompt_length, length); the critic's
+    params are `whole` ones.
+    """
 
     state: TrainState  # params is {"policy", "critic"} with a critic of its own
-    update: Booked
+    update: Booked  # (state, batch, *frozen)
+    frozen: tuple[Params, ...]  # what an update reads beside its state
     reference: Booked  # -> log-probs f32[B, T]
     critic: Booked  # -> values f32[B, T]
+    whole: Callable[[Params], Params]  # adapters with what they adapt
+    plain: Callable[[Params], Params]  # a policy's parameters as the run's policy
+
+
+def learning_policy(run: Workdir, config: Any) -> Policy:
+    """The policy that a stage's objective reads `whole` parameters with."""
+    return run.policy if config.lora is None else lora_policy(run.policy, config.lora)
 
 
 def build_networks(
@@ -47,23 +64,59 @@ def build_networks(
     updates = config.updates_a_round * rounds
     # From step 1 on: a round may have one update only, and the stage few rounds.
     optimizer = build_optimizer(config.optimizer, updates, first=1)
-    params = jax.tree.map(jnp.copy, first)
-    if config.critic == "own":  # a copy of the policy that learns to foretell
-        params = {"policy": params, "critic": jax.tree.map(jnp.copy, first)}
-    state = new_state(params, optimizer, key, mesh=run.mesh, rules=TRANSFORMER_RULES)
+    own, lora = config.critic == "own", config.lora
+    plain = whole = lambda params: params
+    if lora is None:
+        frozen: tuple[Params, ...] = ()
+        params = jax.tree.map(jnp.copy, first)
+        if own:  # a copy of the policy that learns to foretell
+            params = {"policy": params, "critic": jax.tree.map(jnp.copy, first)}
+    else:
+        frozen, objective = (first,), _of_adapters(objective)
+        draw = jax.jit(adapters, static_argnums=2)
+        params = {"lora": draw(first, key, lora)}
+        if own:
+            other = jax.random.fold_in(key, 1)
+            critic = {"lora": draw(first, other, replace(lora, value=True))}
+            params = {"policy": params, "critic": critic}
+        whole = partial(_whole, first)
+        stay = jax.tree.map(lambda x: x.sharding, first)
+        merged = jax.jit(partial(merge, config=lora), out_shardings=stay)
+        plain = lambda params: merged(whole(params))
+    state = new_state(params, optimizer, key, mesh=run.mesh, rules=LORA_RULES)
     update = build_update(objective, optimizer, microbatches=config.microbatches)
+    policy = learning_policy(run, config)
     read = partial(
         read_responses,
-        run.policy,
+        policy,
         distribution=partial(sampling_logprobs, config=config.sampling),
     )
-    value = partial(read, critic=run.policy)
+    value = partial(read, critic=policy)
     return Networks(
         state,
         Booked(run, "train", update, jit_update(update, state)),
+        frozen,
         Booked(run, "reference", lambda *x: read(*x).logprob),
         Booked(run, "critic", lambda *x: value(*x).value),
+        whole,
+        plain,
     )
+
+
+def _whole(base: Params, params: Params) -> Params:
+    """The adapters of each network beside the one base of them all."""
+    if "lora" in params:
+        return {"base": base, **params}
+    return {name: _whole(base, own) for name, own in params.items()}
+
+
+def _of_adapters(objective: Objective) -> Objective:
+    """The objective as a function of the adapters; the base comes last."""
+
+    def total(params: Params, batch: Batch, base: Params) -> tuple[jax.Array, Sums]:
+        return objective.total(_whole(base, params), batch)
+
+    return objective._replace(total=total)
 
 
 def in_parts(
@@ -78,8 +131,13 @@ def in_parts(
     for start in range(0, count, part):
         rows = tuple(x[start : start + part] for x in text)
         out = fn(params, *put_batch(run.mesh, rows), tokens=rows[0].size)
-        found.append(np.asarray(out))
+        found.append(fetch(out))
     return np.concatenate(found)
+
+
+def count(params: Params) -> int:
+    """How many numbers they are."""
+    return sum(x.size for x in jax.tree.leaves(params))
 
 
 @jax.jit

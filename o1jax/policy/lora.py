@@ -39,6 +39,7 @@ class LoraConfig:
     rank: int = 8
     alpha: float = 16.0
     kernels: tuple[str, ...] = tuple(KERNELS)
+    value: bool = False  # the value head learns too, the whole of it
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -78,11 +79,13 @@ def lora_policy(policy: Policy, config: LoraConfig) -> Policy:
 
 
 def adapt(base: Params, key: jax.Array, config: LoraConfig) -> Params:
-    """Params of `lora_policy` around a policy's own (layers stacked).
+    """Params of `lora_policy` around a policy's own (layers stacked)."""
+    return {"base": base, "lora": adapters(base, key, config)}
 
-    B is 0, so that the policy is the same at first.
-    """
-    lora: Params = {}
+
+def adapters(base: Params, key: jax.Array, config: LoraConfig) -> Params:
+    """What learns. B is 0, so that the policy is the same at first."""
+    lora: Params = {"value": base["value"]} if config.value else {}
     for i, name in enumerate(config.kernels):
         part, kernel = name.split("/")
         shape = base["layers"][part][kernel].shape
@@ -92,7 +95,7 @@ def adapt(base: Params, key: jax.Array, config: LoraConfig) -> Params:
         A = jax.random.normal(own, (layers, inputs, config.rank)) * inputs**-0.5
         B = jnp.zeros((layers, config.rank, outputs))
         lora.setdefault(part, {})[kernel] = {"a": A, "b": B}
-    return {"base": base, "lora": lora}
+    return lora
 
 
 def merge(params: Params, config: LoraConfig) -> Params:
@@ -100,14 +103,15 @@ def merge(params: Params, config: LoraConfig) -> Params:
     if "lora" not in params:
         return params
     base = jax.lax.stop_gradient(params["base"])
-    layers = dict(base["layers"])
-    for part, kernels in params["lora"].items():
+    layers, lora = dict(base["layers"]), dict(params["lora"])
+    value = lora.pop("value", base["value"])
+    for part, kernels in lora.items():
         layers[part] = dict(layers[part])
         for name, of in kernels.items():
             W = layers[part][name]
             change = config.alpha / config.rank * (of["a"] @ of["b"])
             layers[part][name] = W + change.reshape(W.shape).astype(W.dtype)
-    return base | {"layers": layers}
+    return base | {"layers": layers, "value": value}
 
 
 def trainable(params: Params) -> Params:

@@ -8,10 +8,10 @@ import numpy as np
 from o1jax.loop.checkpoint import restore_params
 
 # PPO with a critic of its own and a reference, paid for being short: what a policy that
-# knows nothing yet can learn.
+# knows nothing yet can learn. Then adapters learn on.
 EXPERIMENT = """
 Experiment.task = @Chain()
-Experiment.stages = [@Improve()]
+Experiment.stages = [@Improve(), @lora/Improve()]
 Chain.min_steps = 2
 Chain.max_steps = 2
 Chain.modulus = 5
@@ -40,16 +40,28 @@ OptimizerConfig.schedule = 'constant'
 OptimizerConfig.eps = 1e-3  # or a step would be random where a gradient is 0
 Improve.optimizer = @OptimizerConfig()
 Payment.overlong = 6
+lora/Improve.name = 'lora'
+lora/Improve.lora = @LoraConfig()
+lora/Improve.learner = @lora/PolicyGradient()
+lora/Improve.critic = 'shared'
+lora/Improve.minibatches = 1
+lora/PolicyGradient.signal = 'leave_one_out'
+lora/PolicyGradient.terms = (@Surrogate(),)
+LoraConfig.rank = 2
 HeldOut.problems = 4
 HeldOut.samples = 4
 """
 
 
 def learned(workdir):
-    """(metrics by round, parameters) of a finished run."""
+    """(metrics by round, parameters of each stage, the adapters) of a finished run."""
     read = (workdir / "metrics.jsonl").read_text().splitlines()
-    folder = next((workdir / "checkpoints").iterdir())
-    return [json.loads(line) for line in read], restore_params(folder).params
+    folders = [
+        *sorted((workdir / "checkpoints").iterdir()),
+        workdir / "adapters/01-lora",
+    ]
+    params = [restore_params(folder).params for folder in folders]
+    return [json.loads(line) for line in read], params
 
 
 def test_a_mesh_improves_like_one_device(o1jax, tmp_path):
@@ -75,7 +87,9 @@ def test_a_mesh_improves_like_one_device(o1jax, tmp_path):
             np.testing.assert_allclose(
                 b[key], a[key], rtol=1e-3, atol=1e-5, err_msg=key
             )
-    assert max(m.get("improve_kl", 0) for m in one) > 1e-3  # the policy moved
+    for rounds in (one[:4], one[4:]):
+        moved = max(m.get("improve_kl", 0) for m in rounds)
+        assert moved > 1e-3  # the policy, in either stage
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
         params,

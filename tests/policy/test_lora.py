@@ -1,5 +1,7 @@
 """Adapters: the same policy at first, then W + alpha / rank * A B; W never moves."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,11 @@ def test_it_begins_as_the_policy_that_it_was(make):
     jax.tree.map(np.testing.assert_array_equal, merge(params, CONFIG), base)
     assert merge(base, CONFIG) is base
     assert np.abs(params["lora"]["mlp"]["down"]["a"]).min() > 0
+    # A value head that learns is a whole one, in place of the base's.
+    other = adapt(base, jax.random.key(0), replace(CONFIG, value=True))
+    head = jax.tree.map(lambda x: x + 1, other["lora"]["value"])
+    merged = merge(other | {"lora": other["lora"] | {"value": head}}, CONFIG)
+    jax.tree.map(np.testing.assert_array_equal, merged, base | {"value": head})
 
 
 def test_the_kernels_by_hand(adapted):
