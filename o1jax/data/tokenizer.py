@@ -46,6 +46,11 @@ class Tokenizer:
             i for i in range(self.vocab_size) if self._model.is_control(i)
         }
         self._id_of_word = self._words()
+        # What each id reads as, where it is a word of its own; control ids as nothing.
+        self._word_of_id: dict[int, str | None] | None = None
+        if self._id_of_word is not None:
+            self._word_of_id = {i: word for word, i in self._id_of_word.items()}
+            self._word_of_id |= dict.fromkeys(self._specials)
         self._id_of_byte = {
             int(self.piece(i)[3:5], 16): i
             for i in range(self.vocab_size)
@@ -92,16 +97,16 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`. Pad, BOS and EOS are dropped; unknown ids show as U+2047."""
+        if self._word_of_id is not None:  # many times as fast as SentencePiece
+            read = self._word_of_id.get
+            words = [read(i, UNKNOWN) for i in ids]
+            return " ".join([word for word in words if word is not None])
         known = [
             int(i) if 0 <= i < self.vocab_size else self.unk_id
             for i in ids
             if i not in self._specials
         ]
-        if self._id_of_word is None:
-            return self._model.decode(known)
-        return " ".join(
-            UNKNOWN if i == self.unk_id else self.piece(i)[1:] for i in known
-        )
+        return self._model.decode(known)
 
     def piece(self, id: int) -> str:
         """How SentencePiece spells the token, with U+2581 for a space."""

@@ -7,6 +7,7 @@ grouped queries: Ainslie et al. 2023, arXiv 2305.13245.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import chex
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 Rotation = tuple[jax.Array, jax.Array]
 Chunks = tuple[jax.Array, ...]  # a cache's [B, K, S_i, E], one behind the other
 
+TABLE = 1 << 18  # the most numbers in a table of rotary angles: 1 MiB
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays free of NaN
 
 
@@ -25,6 +27,23 @@ def rotation(position: jax.Array, width: int, theta: float) -> Rotation:
     frequency = (theta ** (-np.arange(half) / half)).astype(np.float32)
     angle = jnp.multiply.outer(position, frequency)
     return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotation_below(
+    limit: int, position: jax.Array, width: int, theta: float
+) -> Rotation:
+    """`rotation` of positions in 0 .. limit - 1, looked up in a table if it is small.
+
+    For loops that read a token at a time: on CPU, XLA computes sines anew in front of
+    each use, for every head and layer, barrier or not.
+    """
+    if limit * width > TABLE:
+        return rotation(position, width, theta)
+    half = width // 2
+    frequency = (theta ** (-np.arange(half) / half)).astype(np.float32)
+    angle = np.arange(limit, dtype=np.float32)[:, None] * frequency
+    look = partial(jnp.take, indices=position, axis=0, mode="clip")
+    return look(np.cos(angle)), look(np.sin(angle))
 
 
 def rotate(x: jax.Array, by: Rotation) -> jax.Array:

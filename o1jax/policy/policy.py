@@ -31,6 +31,7 @@ from o1jax.policy.attention import (
     attend_cached,
     chunk_sizes,
     rotation,
+    rotation_below,
     write_cached,
 )
 from o1jax.policy.context import Context, attend_contexts
@@ -175,8 +176,12 @@ class _Network:
             return jnp.dtype(jnp.float32 if on_cpu else jnp.bfloat16)
         return jnp.dtype(self.config.dtype)
 
-    def rotation(self, position: jax.Array) -> Rotation:
-        return rotation(position, self.block.head_width, self.config.rope_theta)
+    def rotation(self, position: jax.Array, below: int | None = None) -> Rotation:
+        """Rotary angles at `position`; all are under `below`, if that is given."""
+        width, theta = self.block.head_width, self.config.rope_theta
+        if below is None:
+            return rotation(position, width, theta)
+        return rotation_below(below, position, width, theta)
 
     def init(self, key: jax.Array) -> Params:
         """f32 parameters; the same for a key on every device and mesh."""
@@ -291,8 +296,8 @@ class _Network:
         B = token.shape[0]
         chex.assert_shape(cache.length, (B,))
         position = cache.length
-        # Behind a barrier, or XLA computes sines anew in front of each use.
-        angles = jax.lax.optimization_barrier(self.rotation(position[:, None]))
+        capacity = sum(chunk.shape[2] for chunk in cache.k[0])
+        angles = self.rotation(position[:, None], below=capacity)
         h = self.embed.apply({"params": params["embed"]}, token, self.dtype)[:, None]
         keys, values = [], []
 
@@ -320,6 +325,7 @@ class _Network:
         """Reads tokens i32[B, T] at `position` i32[B, T] behind what contexts hold.
 
         Args:
+          position: at most the number of slots that the contexts have, plus T - 1.
           at: i32[B, Q], indices into T. Output q of a row is about the token behind
             that one; its process score is that of the text up to it.
 
@@ -329,7 +335,8 @@ class _Network:
         T = tokens.shape[1]
         chex.assert_equal_shape([tokens, position])
         own = jnp.tri(T, dtype=bool)  # causal
-        angles = jax.lax.optimization_barrier(self.rotation(position))
+        held = sum(context.k[0].shape[2] for context in contexts)
+        angles = self.rotation(position, below=held + T)
         h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
         keys, values = [], []
 
