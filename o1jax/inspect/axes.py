@@ -76,8 +76,8 @@ def ticks(x: Sequence[float]) -> np.ndarray:
 
 
 def short(x: float, _: Any) -> str:
-    """64, 2k, 1.5M."""
-    for prefix, size in (("M", 1e6), ("k", 1e3)):
+    """64, 2k, 1.5M, 3G."""
+    for prefix, size in zip("EPTGMk", (1e18, 1e15, 1e12, 1e9, 1e6, 1e3)):
         if abs(x) >= size:
             return f"{x / size:.3g}{prefix}"
     return f"{x:g}"

@@ -163,10 +163,13 @@ class Continuer:
         texts, grades = [], np.zeros(length.shape)
         for r, (t, n) in enumerate(zip(trace, steps)):
             begin, end = traces.prompt_length[t], self._ends[t, n - 1] + 1
-            given = traces.tokens[t, begin:end].tolist()
+            given, known = traces.tokens[t, begin:end].tolist(), {}
             for c, size in enumerate(length[r]):
-                text = decode(given + tokens[r, c, :size].tolist())
-                grades[r, c] = self._task.grade(traces.examples[t], text)
+                drawn = tuple(tokens[r, c, :size].tolist())
+                if drawn not in known:  # many continuations are the same
+                    text = decode([*given, *drawn])
+                    known[drawn] = text, self._task.grade(traces.examples[t], text)
+                text, grades[r, c] = known[drawn]
                 texts.append(text)
         repeat = lambda x: np.repeat(x, length.shape[1]).astype(np.int32)
         self.continued.append(

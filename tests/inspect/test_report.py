@@ -278,6 +278,11 @@ def test_missing_and_broken_files_are_named(tmp_path):
         write_report(tmp_path)
 
 
+def test_numbers_on_axes_are_short():
+    found = [axes.short(x, None) for x in (0, 0.5, 64, 2e3, 1.5e6, 1e9, 2.5e12)]
+    assert found == ["0", "0.5", "64", "2k", "1.5M", "1G", "2.5T"]
+
+
 def test_ticks_are_the_data_unless_their_labels_would_touch():
     assert axes.ticks([128, 64, 32]).tolist() == [32, 64, 128]
     close = [68, 68.015, 203.6, 271.7, 272.9, 539.6, 1087]

@@ -30,7 +30,7 @@ from o1jax.statistics import Difference, bootstrap_interval, paired_bootstrap
 GUIDE = "guide"  # the stage that trains it
 SEARCHES = ("beam", "mcts")
 BUDGETS = (2, 4, 8, 16, 32, 64)
-# A search whose guide reads every step is as dear as best-of-N with more samples.
+# More than searches get: what a guide reads may make them as dear as this.
 SAMPLES = (1, *BUDGETS, 128, 256)
 SMALL, LARGE = (2, 4, 8, 16), BUDGETS[-1]
 JUDGED = {"judged": 1.0, "judged-cooler": 0.7}  # arm: temperature of what is judged
@@ -185,10 +185,9 @@ def _curves(evidence: Evidence) -> list[dict[str, Any]]:
         {
             "name": "Accuracy against compute",
             "text": "All methods choose among finished answers by the same reward "
-            "model; grading comes after. Best-of-N reads each answer once, a search "
-            "reads the whole text again at every step. A guide that kept its keys and "
-            "values would read each generated token once under either, and the lower "
-            "panel would look like the upper one.",
+            "model; grading comes after. It keeps keys and values of what it has read, "
+            "in best-of-N as in a search, so that each generated token is read once and "
+            "the lower panel looks like the upper one.",
             "figure": figures,
         }
     ]
