@@ -3,6 +3,7 @@
 In: a policy and rows of prompt and response. Out: for each token of the response its
 log-prob under the distribution that is sampled from, that distribution's entropy, and
 the critic's value. The same function reads the learner, the reference and the critic.
+Or, of two sets of parameters, how far the one is from the other along the response.
 """
 
 from collections.abc import Callable
@@ -73,3 +74,29 @@ def read_responses(
     on = lambda x: jnp.where(response, x, 0.0)
     entropy = -jnp.sum(nats, axis=-1)
     return Reading(on(jnp.maximum(chosen, LOWEST)), on(entropy), on(value))
+
+
+def read_divergence(
+    policy: Policy,
+    params: Params,
+    reference: Params,
+    tokens: jax.Array,
+    prompt_length: jax.Array,
+    length: jax.Array,
+) -> jax.Array:
+    """f32[B]: KL(policy || reference) along responses that anyone wrote, in nats.
+
+        sum_t sum_v p_t(v) (log p_t(v) - log q_t(v))
+
+    Exact at each token, at temperature 1. Of responses that the policy drew, its mean
+    is the divergence of whole responses; of others it tells how far the policy has
+    strayed on that text.
+    """
+    chex.assert_shape([prompt_length, length], tokens.shape[:1])
+    logp, logq = (
+        jax.nn.log_softmax(policy.forward(own, tokens).logits)
+        for own in (params, reference)
+    )
+    kl = jnp.sum(jnp.exp(logp) * (logp - logq), axis=-1)
+    response = in_response(prompt_length, length, tokens.shape[1])
+    return jnp.sum(kl, axis=1, where=response)

@@ -120,13 +120,14 @@ def step_pairs(
 ) -> PairBatch:
     """Better against worse children of the trees' nodes."""
     made = [no_pairs(width)]
-    for nodes, asked in found.trees:
+    for nodes, asked, kept in found.trees:
         pairs = sibling_pairs(
             nodes,
             margin=config.margin,
             max_pairs=config.most,
             min_visits=config.min_visits,
         )
+        pairs = jax.tree.map(lambda x, at=kept[pairs.tree]: x[at], pairs)
         if len(pairs.tree):
             made.append(
                 pairs_of_tree(
@@ -159,13 +160,16 @@ def no_nodes(config: Distil, width: int) -> DistilBatch:
 def distilled(found: Collected, config: Distil, width: int) -> DistilBatch:
     """Nodes of the trees with what the search makes of their children."""
     made = [no_nodes(config, width)]
-    made += [_nodes(nodes, asked, config, width) for nodes, asked in found.trees]
+    made += [_nodes(*tree, config, width) for tree in found.trees]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *made)
 
 
-def _nodes(nodes: Nodes, asked: Prompts, config: Distil, width: int) -> DistilBatch:
+def _nodes(
+    nodes: Nodes, asked: Prompts, kept: np.ndarray, config: Distil, width: int
+) -> DistilBatch:
     nodes = on_host(nodes)
     found = policy_targets(nodes, min_visits=config.min_visits, rule=config.rule)
+    found = jax.tree.map(lambda x: x[kept[found.tree]], found)
     order = np.argsort(-found.weight, axis=1, kind="stable")[:, : config.children]
     pad = ((0, 0), (0, config.children - order.shape[1]))
     child = np.pad(np.take_along_axis(found.child, order, 1), pad, constant_values=NONE)

@@ -37,7 +37,7 @@ class Collected(NamedTuple):
     keep: np.ndarray  # bool[R]  to learn from
     position: int  # of the stream of questions, behind those asked
     facts: dict[str, float]  # metrics of the collection
-    trees: Sequence[Any] = ()  # (Nodes, Prompts) that the responses are of
+    trees: Sequence[Any] = ()  # (Nodes, Prompts, bool[B] to learn from) of responses
 
     def metrics(self, samples: int) -> dict[str, float]:
         """What is said of a round, whoever learns from it.

@@ -1,8 +1,9 @@
 """What of a round is not learned from.
 
-In: the rewards and facts of Q questions with G responses each. Out: which questions and
-which responses count. Groups of equal rewards carry no policy gradient: DAPO draws
-others in their place (Yu et al. 2025, arXiv 2503.14476).
+In: the rewards and facts of Q questions with G responses each, or with the answers of a
+search tree. Out: which questions and which responses count. Groups of equal rewards
+carry no policy gradient: DAPO draws others in their place (Yu et al. 2025, arXiv
+2503.14476).
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,36 @@ def responses_kept(
     if config.overlong:
         kept &= finished
     if config.duplicates:
-        for q, group in enumerate(texts):
-            first = {text: g for g, text in reversed(list(enumerate(group)))}
-            kept[q] &= [first[text] == g for g, text in enumerate(group)]
+        Q, G = finished.shape
+        each = [text for group in texts for text in group]
+        kept &= distinct(np.repeat(np.arange(Q), G), each).reshape(Q, G)
+    return kept
+
+
+def distinct(question: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """bool[R]: the first response with its text to its question, of i64[R] and R."""
+    seen: set[tuple[int, str]] = set()
+    first = []
+    for own in zip(question.tolist(), texts):
+        first.append(own not in seen)
+        seen.add(own)
+    return np.array(first, bool)
+
+
+def trees_kept(
+    config: Filters, tree: np.ndarray, grade: np.ndarray, count: int
+) -> np.ndarray:
+    """bool[count] of trees, from f64[R] of their answers and the tree of each, i64[R].
+
+    A question is as hard as few of its tree's answers are right; without an answer,
+    none is.
+    """
+    answers = np.bincount(tree, minlength=count)
+    mean = np.bincount(tree, grade, minlength=count) / np.maximum(answers, 1)
+    kept = (mean >= config.hardest) & (mean <= config.easiest)
+    if config.zero_variance:
+        low, high = np.full(count, np.inf), np.full(count, -np.inf)
+        np.minimum.at(low, tree, grade)
+        np.maximum.at(high, tree, grade)
+        kept &= low < high
     return kept

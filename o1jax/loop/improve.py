@@ -122,6 +122,8 @@ class Improve:
         if self.search is not None:
             if getattr(learner, "hint", ""):
                 raise ValueError("hint is for samples, not for a search")
+            if self.filters.draws > 1:
+                raise ValueError("filters.draws is for samples, not for a search")
         elif isinstance(learner, Distil):
             raise ValueError("Distil learns from trees: set search")
         elif isinstance(learner, Prefer) and learner.level == "step":
@@ -179,8 +181,9 @@ def improve(run: Workdir, index: int, config: Improve) -> StageRecord:
                     kept = at.rounds
                 bar.advance(metrics=metrics.latest)
     if config.lora is not None:
-        with Checkpoints(run.checkpoints(index), keep=1) as merged:
-            merged.save(at.rounds, at.merged(), at.position(), at.extra())
+        merged = at.state._replace(params=at.policy, opt_state=())
+        with Checkpoints(run.checkpoints(index), keep=1) as saved:
+            saved.save(at.rounds, merged, at.position(), at.extra())
     run.params = at.policy
     return at.record()
 

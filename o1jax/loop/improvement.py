@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from o1jax.data.replay import Replay, shuffled, size, take
+from o1jax.data.replay import Replay, size
 from o1jax.learn.policy_objective import PolicyGradient
 from o1jax.loop.checkpoint import Checkpoints
 from o1jax.loop.episodes import build_measure, build_sampling
@@ -21,11 +21,10 @@ from o1jax.loop.experience import Collected, Questions, concatenate
 from o1jax.loop.guard import Watch
 from o1jax.loop.learners import Clone, Known, build_learner
 from o1jax.loop.ledger import Ledger
-from o1jax.loop.networks import build_networks, count, in_parts, norm
+from o1jax.loop.networks import build_networks, count, in_parts, learn, norm
 from o1jax.loop.payment import Paymaster
 from o1jax.loop.tree_data import Trees
 from o1jax.loop.workdir import StageRecord, Workdir
-from o1jax.parallel.mesh import put_batch
 from o1jax.types import Params, TrainState
 
 
@@ -60,6 +59,7 @@ class Improvement:
                 self._questions,
                 task,
                 config.search,
+                filters=config.filters,
                 count=config.questions,
                 rounds=config.rounds,
             )
@@ -126,6 +126,8 @@ class Improvement:
             else:
                 metrics["kl"] = float(kl.mean())
             metrics |= self._control(metrics.get("kl", 0.0), len(d))
+        else:
+            metrics |= self._strayed(found)
         if self._starts_anew:
             self.state = jax.tree.map(jnp.copy, self._beginning)
         rows = self._learner.rows(self._helped(found, key), known)
@@ -176,6 +178,17 @@ class Improvement:
             coef = self._turns.kl_coef(coef, len(rows.length))
         return Known(paid, ref_logprob, value, coef)
 
+    def _strayed(self, found: Collected) -> dict[str, float]:
+        """The divergence from the first policy along the answers of the trees."""
+        text = self._trees.some(found)
+        answered = text[2] > 0
+        if not answered.any():
+            return {}
+        parts = self._config.minibatches * self._config.microbatches
+        both = self.policy, self._first
+        kl = in_parts(self._run, self._nets.divergence, both, text, parts)
+        return {"kl": float(kl[answered].mean())}
+
     def _control(self, kl: float, responses: int) -> dict[str, float]:
         """Adapts the coefficients of the divergence to what was measured."""
         said = {}
@@ -190,31 +203,18 @@ class Improvement:
         return said
 
     def _learn(self, rows: Any) -> dict[str, float]:
-        """The updates of a round; without rows there are none."""
-        run, config = self._run, self._config
-        if not (count := size(rows)):
-            return {}
-        rng = np.random.default_rng([run.experiment.seed, self._index, self.rounds])
-        wanted = config.epochs * config.rows_a_round
-        order = shuffled(count, wanted, rng)
-        control = getattr(config.learner, "kl", None)
-        seen: list[dict[str, jax.Array]] = []
-        for at in order.reshape(config.updates_a_round, -1):
-            batch = put_batch(run.mesh, take(rows, at))
-            tokens = batch.tokens.size
-            batch = self._learner.complete(batch)
-            self.state, said = self._nets.update(
-                self.state, batch, *self._nets.frozen, tokens=tokens
-            )
-            seen.append(said)
-            self._updates += 1
-            if control and control.stop and control.too_far(float(said["kl_sampler"])):
-                break
-        said = jax.device_get(seen)
-        metrics = {k: float(np.mean([s[k] for s in said])) for k in said[0]}
-        if "logprob_gap" in metrics:  # before the first update sampler is trainer
-            metrics["logprob_gap"] = float(said[0]["logprob_gap"])
-        return metrics | {"updates": float(len(seen))}
+        seed = self._run.experiment.seed
+        self.state, metrics = learn(
+            self._run,
+            self._config,
+            self._nets,
+            self._learner.complete,
+            self.state,
+            rows,
+            np.random.default_rng([seed, self._index, self.rounds]),
+        )
+        self._updates += int(metrics.get("updates", 0))
+        return metrics
 
     def _guide(self) -> None:
         """Lets the reward model as it is now guide the search."""
@@ -239,10 +239,6 @@ class Improvement:
         """What a checkpoint holds beside JSON."""
         replay = None if self._replay is None else self._replay.state()
         return Saved(*self.state, self._pay.state, replay)
-
-    def merged(self) -> TrainState:
-        """The policy as one that was trained whole, to read and to go on from."""
-        return self.state._replace(params=self.policy, opt_state=())
 
     def position(self) -> dict[str, int]:
         """Of the questions."""

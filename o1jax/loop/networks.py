@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from o1jax.data.replay import shuffled, size, take
 from o1jax.learn.objectives import Batch, Objective, Sums
 from o1jax.learn.optimizer import build_optimizer
-from o1jax.learn.reading import read_responses
+from o1jax.learn.reading import read_divergence, read_responses
 from o1jax.learn.state import new_state
 from o1jax.learn.update import build_update, jit_update
 from o1jax.loop.booked import Booked
@@ -42,6 +43,7 @@ class Networks(NamedTuple):
     frozen: tuple[Params, ...]  # what an update reads beside its state
     reference: Booked  # -> log-probs f32[B, T]
     critic: Booked  # -> values f32[B, T]
+    divergence: Booked  # of two plain params in place of one -> nats f32[B]
     whole: Callable[[Params], Params]  # adapters with what they adapt
     plain: Callable[[Params], Params]  # a policy's parameters as the run's policy
 
@@ -98,6 +100,7 @@ def build_networks(
         frozen,
         Booked(run, "reference", lambda *x: read(*x).logprob),
         Booked(run, "critic", lambda *x: value(*x).value),
+        Booked(run, "reference", lambda of, *x: read_divergence(run.policy, *of, *x)),
         whole,
         plain,
     )
@@ -119,10 +122,43 @@ def _of_adapters(objective: Objective) -> Objective:
     return objective._replace(total=total)
 
 
+def learn(
+    run: Workdir,
+    config: Any,
+    nets: Networks,
+    complete: Callable[[Any], Any],
+    state: TrainState,
+    rows: Any,
+    rng: np.random.Generator,
+) -> tuple[TrainState, dict[str, float]]:
+    """The updates of a round on its rows, and their metrics; without rows none.
+
+    complete: makes of some rows on the device what an update reads.
+    """
+    if not (rows_found := size(rows)):
+        return state, {}
+    wanted = config.epochs * config.rows_a_round
+    order = shuffled(rows_found, wanted, rng)
+    control = getattr(config.learner, "kl", None)
+    seen: list[dict[str, jax.Array]] = []
+    for at in order.reshape(config.updates_a_round, -1):
+        batch = put_batch(run.mesh, take(rows, at))
+        tokens = batch.tokens.size
+        state, said = nets.update(state, complete(batch), *nets.frozen, tokens=tokens)
+        seen.append(said)
+        if control and control.stop and control.too_far(float(said["kl_sampler"])):
+            break
+    said = jax.device_get(seen)
+    metrics = {k: float(np.mean([s[k] for s in said])) for k in said[0]}
+    if "logprob_gap" in metrics:  # before the first update sampler is trainer
+        metrics["logprob_gap"] = float(said[0]["logprob_gap"])
+    return state, metrics | {"updates": float(len(seen))}
+
+
 def in_parts(
-    run: Workdir, fn: Booked, params: Params, text: tuple[np.ndarray, ...], parts: int
+    run: Workdir, fn: Booked, params: Any, text: tuple[np.ndarray, ...], parts: int
 ) -> np.ndarray:
-    """fn of rows [R, ...], in so many parts, which memory may need; f32[R, T]."""
+    """fn of rows [R, ...], in so many parts, which memory may need; f32[R, ...]."""
     count = len(text[0])
     part = count // parts
     if count % parts or part % run.shards:

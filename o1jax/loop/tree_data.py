@@ -1,9 +1,10 @@
 """What a round of learning is made of: search trees over training questions.
 
 In: the policy as it is and the number of the round. Out: a `Collected` whose responses
-are the different finished answers of the trees, graded, and the trees themselves. No
-answer here is evaluated, so a guide may know the truth; what a policy gradient reads
-must be sampled (experience.py), since a step that a tree chose was not drawn.
+are the different finished answers of the trees, graded, and the trees themselves, each
+with whether the filters keep it. No answer here is evaluated, so a guide may know the
+truth; what a policy gradient reads must be sampled (experience.py), since a step that a
+tree chose was not drawn.
 """
 
 import time
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from o1jax.loop.experience import Collected, Questions
+from o1jax.loop.filters import Filters, distinct, trees_kept
 from o1jax.loop.methods import Search
 from o1jax.loop.searching import Searcher, step_end_ids
 from o1jax.loop.traces import closing
@@ -35,6 +37,7 @@ class Trees(Searcher):
         task: Task,
         config: Search,
         *,
+        filters: Filters,
         count: int,
         rounds: int,
     ) -> None:
@@ -47,7 +50,7 @@ class Trees(Searcher):
             raise ValueError(
                 f"questions ({count}) can't be shared by {run.shards} row shards"
             )
-        self._count, self._chunk = count, chunk
+        self._count, self._chunk, self._filters = count, chunk, filters
 
     def use(self, weights: Weights) -> None:
         """Lets these weights of the reward model guide from now on."""
@@ -63,7 +66,7 @@ class Trees(Searcher):
             asked = self._examples[start : start + self._chunk]
             spent = spent.plus(Spent(*(float(x.sum()) for x in account)))
             asked_prompts = self._prompts(asked, self._chunk)
-            found.append(self._answered(nodes, asked_prompts, asked))
+            found.append(self._answered(nodes, asked_prompts, asked, start - first))
             trees.append((nodes, asked_prompts))
         seconds = time.monotonic() - began
         self._run.ledger.add_spent("search", spent, seconds=seconds)
@@ -71,10 +74,26 @@ class Trees(Searcher):
         joined = jax.tree.map(lambda *x: np.concatenate(x), *(p[1] for p in found))
         return self._collected(examples, joined, (round_ + 1) * self._count, trees)
 
+    def some(self, found: Collected) -> tuple[np.ndarray, ...]:
+        """tokens, prompt_length, length of an answer of each tree: always as many rows.
+
+        A tree without an answer has a row that is padding.
+        """
+        rows = found.rows
+        tree, at = np.unique(rows.prompt_id, return_index=True)
+        tokens = np.zeros((self._count, self.width), np.int32)
+        size = np.zeros((2, self._count), np.int32)
+        tokens[tree] = rows.tokens[at]
+        size[:, tree] = rows.prompt_length[at], rows.length[at]
+        return tokens, *size
+
     def _answered(
-        self, nodes: Nodes, asked: Prompts, examples: Sequence[Example]
+        self, nodes: Nodes, asked: Prompts, examples: Sequence[Example], first: int
     ) -> tuple[list[Example], Trajectory]:
-        """The finished answers of some trees, each text of a question once."""
+        """The finished answers of some trees, each a sequence of tokens of its own.
+
+        prompt_id is the number of the tree in the round, `first` that of the first.
+        """
         at = finished_paths(nodes).at
         at = at if at.shape[1] else np.full((len(at), 1), NONE, np.int32)
         text = trajectories(nodes, at)
@@ -108,7 +127,7 @@ class Trees(Searcher):
             logprob=logprob,
             value=np.zeros_like(logprob),
             finished=np.ones(len(tree), bool),
-            prompt_id=tree.astype(np.int32),
+            prompt_id=(first + tree).astype(np.int32),
         )
         return [examples[b] for b in tree], rows
 
@@ -125,6 +144,11 @@ class Trees(Searcher):
         grades = grade(self._task, examples, texts)
         right = {example.question for example, g in zip(examples, grades) if g >= 1}
         found = len(right) / self._count  # questions with a right answer
+        kept = trees_kept(self._filters, rows.prompt_id, grades, self._count)
+        keep = kept[rows.prompt_id]
+        if self._filters.duplicates:  # of the text: tokens may spell it in other ways
+            keep = keep & distinct(rows.prompt_id, texts)
+        parts = np.split(kept, len(trees))
         ends = step_end_ids(self._run)
         return Collected(
             examples=examples,
@@ -133,12 +157,13 @@ class Trees(Searcher):
             step_end=closing(rows.tokens, rows.prompt_length, rows.length, ends),
             grades=grades,
             reward=grades,
-            keep=np.ones(len(grades), bool),
+            keep=keep,
             position=position,
             facts={
                 "answers": len(grades) / self._count,  # different ones a question
                 "found": found,
                 "reward": found,
+                "trees_kept": float(kept.mean()),
             },
-            trees=trees,
+            trees=[(*tree, part) for tree, part in zip(trees, parts)],
         )
