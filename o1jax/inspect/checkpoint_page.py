@@ -7,13 +7,9 @@ and can be searched. Every text is escaped; by its policy (CSP) nothing runs but
 page's own script, and nothing loads.
 """
 
-import base64
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from o1jax.inspect.checkpoint import Checkpoint
@@ -27,6 +23,7 @@ from o1jax.inspect.checkpoint_text import (
     objects,
 )
 from o1jax.inspect.checkpoint_tree import Part, array_parts, bytes_text
+from o1jax.inspect.page import template, write_whole
 
 Cell = str | tuple[str, float]  # HTML, or HTML and the number that it sorts by
 
@@ -46,26 +43,14 @@ def page(inspection: Inspection) -> str:
     title = checkpoint.url if checkpoint else inspection.where
     lines = facts(checkpoint) if checkpoint else ["no step was committed"]
     head = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    template = _own("html")
-    for kind in ("css", "js"):
-        own = _own(kind)
-        digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
-        template = template.replace(f"{kind}-hash", f"sha256-{digest}")
-        template = template.replace(f"/* checkpoint_page.{kind} */", own)
-    template = template.replace("<!-- title -->", escape(title))
-    before, after = template.split("<!-- parts -->")
+    whole = template("checkpoint_page").replace("<!-- title -->", escape(title))
+    before, after = whole.split("<!-- parts -->")
     return f"{before}{head}{''.join(parts)}{after}"
 
 
 def write_page(file: Path, inspection: Inspection) -> None:
     """Write page(inspection) whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(page(inspection), "utf-8", "xmlcharrefreplace")
-    os.replace(partial, file)
-
-
-def _own(kind: str) -> str:
-    return files("o1jax.inspect").joinpath(f"checkpoint_page.{kind}").read_text("utf-8")
+    write_whole(file, page(inspection))
 
 
 def _section(title: str, content: Iterable[str], shut: bool = False) -> str:

@@ -6,16 +6,12 @@ path marked, a panel of a node's numbers, search, filters. Rows are built when t
 first seen, for trees of thousands of nodes.
 """
 
-import base64
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from o1jax.inspect.page import template, write_whole
 from o1jax.inspect.tree import TEXTS, read
 
 
@@ -32,18 +28,8 @@ def page(traces: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
     trees = [read(trace, name).trace for name, trace in named]
     summaries = [{key: tree[key] for key in TEXTS} for tree in trees]
     data = [_block(summaries, "summaries"), *(_block(tree, "trace") for tree in trees)]
-    template = _part("html")
-    for kind in ("css", "js"):
-        own = _part(kind)
-        digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
-        template = template.replace(f"{kind}-hash", f"sha256-{digest}")
-        template = template.replace(f"/* tree_page.{kind} */", own)
-    before, after = template.split("<!-- data -->")
+    before, after = template("tree_page").split("<!-- data -->")
     return before + "\n".join(data) + after
-
-
-def _part(kind: str) -> str:
-    return files("o1jax.inspect").joinpath(f"tree_page.{kind}").read_text("utf-8")
 
 
 def _block(data: Any, name: str) -> str:
@@ -57,16 +43,4 @@ def write_page(
     file: str | Path, traces: Mapping[str, Any] | Sequence[Mapping[str, Any]]
 ) -> Path:
     """Write page(traces) whole or not at all."""
-    file, content = Path(file), page(traces).encode()
-    if not file.parent.is_dir() or file.is_dir():
-        raise ValueError(f"{file} can't be written: not a file in an existing folder")
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return file
+    return write_whole(file, page(traces))
