@@ -8,7 +8,6 @@ padding and sharding change nothing (DESIGN.md, decision 10).
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -49,37 +48,5 @@ def imitation(policy: Policy) -> Objective:
         loss = jnp.sum(batch.weight * next_token_loss(output.logits, batch.tokens))
         right = jnp.argmax(output.logits, axis=-1) == batch.tokens
         return loss, {"loss": loss, "token_accuracy": jnp.sum(batch.weight * right)}
-
-    return Objective(weight, total)
-
-
-@flax.struct.dataclass(kw_only=True)
-class Responses:
-    """Responses sampled from the policy as it is, and how good each was."""
-
-    tokens: jax.Array  # i32[B, T]
-    prompt_length: jax.Array  # i32[B]
-    length: jax.Array  # i32[B]
-    advantage: jax.Array  # f32[B]
-
-
-def policy_gradient(policy: Policy) -> Objective:
-    """REINFORCE: a mean over responses whose gradient is that of the mean reward.
-
-        -A log P(response)
-
-    Williams 1992. On-policy and at temperature 1: there is no importance ratio.
-    """
-
-    def weight(batch: Responses) -> jax.Array:
-        return jnp.float32(batch.length.shape[0])
-
-    def total(params: Params, batch: Responses) -> tuple[jax.Array, Sums]:
-        logits = policy.forward(params, batch.tokens).logits
-        t = jnp.arange(batch.tokens.shape[1])[None]
-        response = (t >= batch.prompt_length[:, None]) & (t < batch.length[:, None])
-        loss = next_token_loss(logits, batch.tokens)
-        nats = jnp.sum(loss, axis=1, where=response)  # of each response
-        return jnp.sum(batch.advantage * nats), {"nats": jnp.sum(nats)}
 
     return Objective(weight, total)

@@ -9,6 +9,7 @@ al. 2022, arXiv 2210.10760.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from o1jax.config import configurable
-from o1jax.learn.advantage import leave_one_out
-from o1jax.learn.objectives import Responses, policy_gradient
 from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
+from o1jax.learn.policy_objective import (
+    RECIPES,
+    build_experience,
+    policy_gradient_objective,
+)
 from o1jax.learn.state import new_state
 from o1jax.learn.update import build_update, jit_update
 from o1jax.loop.answer import Answerer, responses
@@ -66,6 +70,9 @@ class Optimise:
             raise ValueError("refresh_every must not be negative")
 
 
+LEARNER = RECIPES["rloo"]  # one update on each step's samples
+
+
 class Watched(NamedTuple):
     """What was seen at each step, of its own samples; f64[steps]."""
 
@@ -95,10 +102,17 @@ def optimise(
     copy = jax.tree.map(jnp.copy, params)
     optimizer = build_optimizer(config.optimizer, config.steps)
     state = new_state(copy, optimizer, key, mesh=run.mesh, rules=TRANSFORMER_RULES)
-    update = build_update(
-        policy_gradient(run.policy), optimizer, microbatches=config.microbatches
-    )
+    objective = policy_gradient_objective(run.policy, LEARNER)
+    update = build_update(objective, optimizer, microbatches=config.microbatches)
     update = jit_update(update, state)
+    experience = jax.jit(
+        partial(
+            build_experience,
+            LEARNER,
+            samples=config.samples,
+            max_tokens=run.experiment.sampler.max_new_tokens,
+        )
+    )
     reference = jax.jit(lambda *rows: response_logprob(run.policy, params, *rows))
     judge, ends = jax.jit(worth), step_end_ids(run)
     seen, flops = [], 0.0
@@ -110,14 +124,8 @@ def optimise(
         text = (rows.tokens, rows.prompt_length, rows.length)
         proxy = judge(reward_params, *text, closing(*map(np.asarray, text), ends))
         ratio = jnp.sum(rows.logprob - reference(*text), axis=1)
-        by_question = jnp.reshape(proxy, (config.questions, config.samples))
-        advantage = leave_one_out(by_question).ravel()
-        batch = Responses(
-            tokens=rows.tokens,
-            prompt_length=rows.prompt_length,
-            length=rows.length,
-            advantage=advantage,
-        )
+        last = jnp.arange(rows.tokens.shape[1])[None] == rows.length[:, None] - 1
+        batch = experience(rows, jnp.where(last, proxy[:, None], 0.0))
         flops = flops or count_flops(update, state, batch).flops
         state, _ = update(state, batch)
         run.ledger.add("train", tokens=rows.tokens.size, flops=flops)

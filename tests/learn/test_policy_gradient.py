@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from o1jax.learn.advantage import leave_one_out
-from o1jax.learn.objectives import Responses, policy_gradient
+from o1jax.learn.policy_objective import (
+    PolicyGradient,
+    build_experience,
+    policy_gradient_objective,
+)
+from o1jax.types import Trajectory
 
 VOCAB, PROMPT, NEW = 4, [1, 2], 2
 
@@ -25,49 +30,39 @@ def log_probability(policy, params, tokens):
     return jnp.sum(chosen[:, len(PROMPT) :], axis=1)
 
 
-def batch_of(tokens, advantage):
-    rows = len(tokens)
-    return Responses(
-        tokens=tokens,
-        prompt_length=jnp.full(rows, len(PROMPT)),
-        length=jnp.full(rows, tokens.shape[1]),
-        advantage=advantage,
-    )
-
-
-def close(a, b):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), a, b)
-
-
 def test_its_gradient_is_that_of_the_expected_reward(make):
     _, policy, params = make(vocab=VOCAB)
     tokens = every_response()
-    reward = jax.random.normal(jax.random.key(0), (len(tokens),))
+    rows, T = tokens.shape
+    reward = jax.random.normal(jax.random.key(0), (rows,))
     expected = lambda params: jnp.sum(
         reward * jnp.exp(log_probability(policy, params, tokens))
     )
     exact = jax.jit(jax.grad(expected))(params)
-    # A sample of every response, weighted by how often it would be drawn.
-    probability = jnp.exp(log_probability(policy, params, tokens))
-    np.testing.assert_allclose(probability.sum(), 1, rtol=1e-5)
-    batch = batch_of(tokens, probability * reward * len(tokens))
-    objective = policy_gradient(policy)
+    # A sample of every response, paid at its end by how often it would be drawn.
+    logprob = log_probability(policy, params, tokens)
+    np.testing.assert_allclose(jnp.exp(logprob).sum(), 1, rtol=1e-5)
+    paid = jnp.exp(logprob) * reward * rows
+    none = jnp.zeros((rows, T))
+    sampled = Trajectory(
+        tokens=tokens,
+        prompt_length=jnp.full(rows, len(PROMPT)),
+        length=jnp.full(rows, T),
+        logprob=none,
+        value=none,
+        finished=jnp.ones(rows, bool),
+        prompt_id=jnp.arange(rows),
+    )
+    config = PolicyGradient("reward", reduction="sum")
+    batch = build_experience(
+        config, sampled, none.at[:, -1].set(paid), samples=rows, max_tokens=NEW
+    )
+    objective = policy_gradient_objective(policy, config)
     gradient = jax.jit(jax.grad(lambda p: objective.total(p, batch)[0]))(params)
     gradient = jax.tree.map(lambda g: -g / objective.weight(batch), gradient)
-    close(gradient, exact)
-
-
-def test_what_follows_the_response_and_the_prompt_itself_do_not_count(make):
-    _, policy, params = make(vocab=VOCAB)
-    tokens = every_response()[:3]
-    advantage = jnp.array([1.0, -2.0, 0.5])
-    batch = batch_of(tokens, advantage)
-    longer = batch.replace(tokens=jnp.pad(tokens, ((0, 0), (0, 2)), constant_values=3))
-    objective = policy_gradient(policy)
-    gradient = jax.jit(jax.grad(lambda p, b: objective.total(p, b)[0]))
-    close(gradient(params, batch), gradient(params, longer))
-    own = -advantage * log_probability(policy, params, tokens)
-    np.testing.assert_allclose(objective.total(params, batch)[0], own.sum(), rtol=1e-5)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), gradient, exact
+    )
 
 
 def test_the_leave_one_out_baseline_by_hand():
