@@ -6,7 +6,8 @@ marker and line.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,40 @@ STYLE = {
 
 def numbers(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], float)
+
+
+def of_one_hue(figures: Sequence[Mapping]) -> list[Mapping]:
+    """The figures with a `hue` a series: a label has the same one in all of them.
+
+    Labels of one figure alone take what is free there, their own place if it is.
+    """
+    labels = [[one.get("label") for one in figure["series"]] for figure in figures]
+    stands = Counter(label for found in labels for label in set(found))
+    shared: dict[str | None, int] = {}
+    for found in labels:
+        for i, label in enumerate(found):
+            if stands[label] > 1 and label not in shared:
+                shared[label] = _free(i, shared.values())
+    hued = []
+    for figure, found in zip(figures, labels):
+        of = {label: shared[label] for label in found if label in shared}
+        for i, label in enumerate(found):
+            of[label] = of[label] if label in of else _free(i, of.values())
+        series = [{"hue": of[x], **one} for x, one in zip(found, figure["series"])]
+        hued.append({**figure, "series": series})
+    return hued
+
+
+def _free(first: int, taken: Iterable[int]) -> int:
+    """The first hue from `first` on that is not taken; any, if all are."""
+    taken = set(taken)
+    order = [(first + i) % len(COLORS) for i in range(len(COLORS))]
+    return next((i for i in order if i not in taken), order[0])
+
+
+def hue(one: Mapping, i: int) -> int:
+    """The index of a series' colour and marker; `i` is its place in its figure."""
+    return one.get("hue", i) % len(COLORS)
 
 
 def band(ax: Axes, one: Mapping, color: str) -> None:

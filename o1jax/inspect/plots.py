@@ -17,9 +17,11 @@ from o1jax.inspect.axes import (
     MARKERS,
     STYLE,
     band,
+    hue,
     legend_below,
     log_axis,
     numbers,
+    of_one_hue,
     running,
     short,
 )
@@ -42,7 +44,7 @@ def draw(figures: Sequence[Mapping]) -> bytes:
         page = Figure(figsize=(4.6 * columns, 3.9 * rows), layout="constrained")
         page.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         panels = page.subfigures(rows, columns, squeeze=False, wspace=0.03).ravel()
-        for panel, figure in zip(panels, figures):
+        for panel, figure in zip(panels, of_one_hue(figures)):
             panel.suptitle(
                 figure["title"], x=0.03, ha="left", fontsize=11, fontweight="bold"
             )
@@ -63,12 +65,12 @@ def curve(panel: SubFigure, figure: Mapping) -> None:
         label = one.get("label")
         if len(y) > 200:  # noise as a haze, its running mean as the line
             window = len(y) // 50
-            ax.plot(x, y, color=COLORS[i % 7], alpha=0.22, linewidth=0.8)
+            ax.plot(x, y, color=COLORS[hue(one, i)], alpha=0.22, linewidth=0.8)
             x, y = running(x, window), running(y, window)
             label = f"{label} (mean of {window})"
-        marker = MARKERS[i % 7] if len(y) <= 30 else None
-        ax.plot(x, y, color=COLORS[i % 7], marker=marker, label=label)
-        band(ax, one, COLORS[i % 7])
+        marker = MARKERS[hue(one, i)] if len(y) <= 30 else None
+        ax.plot(x, y, color=COLORS[hue(one, i)], marker=marker, label=label)
+        band(ax, one, COLORS[hue(one, i)])
     for ax, label in zip(axes, labels):
         ax.set_ylabel(label)
         ax.xaxis.set_major_formatter(FuncFormatter(short))
@@ -82,12 +84,17 @@ def coverage(panel: SubFigure, figure: Mapping) -> None:
     ax = panel.subplots()
     everything = []
     for i, one in enumerate(figure["series"]):
-        x, y, color = numbers(one["x"]), numbers(one["y"]), COLORS[i % 7]
+        x, y, color = numbers(one["x"]), numbers(one["y"]), COLORS[hue(one, i)]
         everything += one["x"]
         fit = one.get("fit")
         line = "none" if fit else "-"
         ax.plot(
-            x, y, color=color, marker=MARKERS[i % 7], linestyle=line, label=one["label"]
+            x,
+            y,
+            color=color,
+            marker=MARKERS[hue(one, i)],
+            linestyle=line,
+            label=one["label"],
         )
         band(ax, one, color)
         if fit:
@@ -112,7 +119,7 @@ def bars(panel: SubFigure, figure: Mapping) -> None:
     for i, one in enumerate(series):
         at = np.arange(len(names)) + (i - (len(series) - 1) / 2) * width
         y = numbers(one["y"])
-        ax.bar(at, y, 0.92 * width, color=COLORS[i % 7], label=one.get("label"))
+        ax.bar(at, y, 0.92 * width, color=COLORS[hue(one, i)], label=one.get("label"))
         if one.get("lo") and one.get("hi"):
             ends = np.array([y - numbers(one["lo"]), numbers(one["hi"]) - y])
             ax.errorbar(

@@ -16,7 +16,9 @@ from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from o1jax.inspect.axes import COLORS, MARKERS, band, numbers, short
+from o1jax.inspect.axes import COLORS, MARKERS, band, hue, numbers, short
+
+MEANS = 15  # of the many points that a training leaves
 
 
 def reliability(panel: SubFigure, figure: Mapping) -> None:
@@ -26,7 +28,7 @@ def reliability(panel: SubFigure, figure: Mapping) -> None:
     ax.plot([0, 1], [0, 1], label="calibrated", **ideal)
     series = figure["series"]
     for i, one in enumerate(series):
-        x, y, color = numbers(one["x"]), numbers(one["y"]), COLORS[i % 7]
+        x, y, color = numbers(one["x"]), numbers(one["y"]), COLORS[hue(one, i)]
         share = numbers(one["count"]) / max(np.nansum(numbers(one["count"])), 1)
         label = one.get("label")
         if one.get("ece") is not None:
@@ -36,7 +38,7 @@ def reliability(panel: SubFigure, figure: Mapping) -> None:
             x,
             y,
             s=14 + 260 * share,
-            marker=MARKERS[i % 7],
+            marker=MARKERS[hue(one, i)],
             color=color,
             edgecolor="white",
             linewidth=0.6,
@@ -70,21 +72,31 @@ def overoptimisation(panel: SubFigure, figure: Mapping) -> None:
         {"y_label": figure.get("y_label", "reward"), **s} for s in figure["series"]
     ]
     models = list(dict.fromkeys(one.get("label") for one in series))
+    hues = [
+        hue(next(s for s in series if s.get("label") == m), i)
+        for i, m in enumerate(models)
+    ]
     labels = list(dict.fromkeys(one["y_label"] for one in series))
     axes = panel.subplots(len(labels), 1, sharex=True, squeeze=False)[:, 0]
     end = max(np.nanmax(numbers(one["x"])) for one in series) or 1.0
     for one in series:
         ax, model = axes[labels.index(one["y_label"])], models.index(one.get("label"))
-        x, y, color = numbers(one["x"]), numbers(one["y"]), COLORS[model % 7]
+        x, y, color = numbers(one["x"]), numbers(one["y"]), COLORS[hues[model]]
         proxy, fit = one.get("role") == "proxy", one.get("fit")
+        line = ":" if proxy else "none" if fit else "-"
+        if np.any(np.diff(x) < 0):  # along training: points, and their mean as the line
+            ax.plot(
+                x, y, "o", color=color, markersize=1.5, alpha=0.15 if proxy else 0.3
+            )
+            x, y = _means(x, y)
         ax.plot(
             x,
             y,
             color=color,
-            marker=MARKERS[model % 7],
+            marker=MARKERS[hues[model]],
             markersize=4.5 if len(x) <= 30 else 2,
             markerfacecolor="white" if proxy else color,
-            linestyle=":" if proxy else "none" if fit else "-",
+            linestyle=line,
         )
         band(ax, one, color)
         if fit:
@@ -98,7 +110,16 @@ def overoptimisation(panel: SubFigure, figure: Mapping) -> None:
         ax.xaxis.set_major_formatter(FuncFormatter(short))
     axes[-1].set_xlabel(figure.get("x_label", "KL from the start (nats, root scale)"))
     panel.align_ylabels(axes)
-    _legend_outside(panel, _keys(series, models), 3)
+    _legend_outside(panel, _keys(series, dict(zip(models, hues))), 3)
+
+
+def _means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of up to MEANS stretches of the root's scale that have points."""
+    root = np.sqrt(x)
+    place = np.minimum(root / (root.max() or 1) * MEANS, MEANS - 1).astype(int)
+    found = np.unique(place)
+    mean = lambda of: np.array([of[place == i].mean() for i in found])
+    return mean(x), mean(y)
 
 
 def _law(ax: Axes, fit: Mapping, end: float, color: str) -> None:
@@ -117,11 +138,11 @@ def _law(ax: Axes, fit: Mapping, end: float, color: str) -> None:
         )
 
 
-def _keys(series: Sequence[Mapping], models: Sequence[str]) -> list[Line2D]:
+def _keys(series: Sequence[Mapping], models: Mapping[str, int]) -> list[Line2D]:
     """A legend of what differs: the models by colour, then the kinds of line."""
     keys = [
-        Line2D([], [], color=COLORS[i % 7], marker=MARKERS[i % 7], lw=0, label=model)
-        for i, model in enumerate(models)
+        Line2D([], [], color=COLORS[i], marker=MARKERS[i], lw=0, label=model)
+        for model, i in models.items()
     ]
     fits = [one["fit"] for one in series if one.get("fit")]
     if any(one.get("role") == "proxy" for one in series):

@@ -174,6 +174,21 @@ def test_curve_stacks_one_plot_for_each_unit():
     assert smooth.get_ydata()[0] == pytest.approx(np.mean([1 / v for v in x[:8]]))
 
 
+def test_a_label_has_one_colour_on_the_whole_page():
+    line = lambda label: {"label": label, "x": [0, 1], "y": [0, 1]}
+    bar = lambda label: {"label": label, "y": [1]}
+    figures = [
+        {"kind": "curve", "series": [line("a"), line("b")]},
+        {"kind": "bars", "categories": ["x"], "series": [bar("start"), bar("b")]},
+    ]
+    hued = axes.of_one_hue(figures)
+    found = [[axes.hue(one, 7) for one in figure["series"]] for figure in hued]
+    assert found == [[0, 1], [0, 1]]
+    figures[1]["series"] = [bar("start"), bar("a"), bar("b")]
+    hued = axes.of_one_hue(figures)
+    assert [one["hue"] for one in hued[1]["series"]] == [2, 0, 1]
+
+
 def test_coverage_draws_points_band_and_fit():
     page = panel()
     plots.coverage(page, COVERAGE)

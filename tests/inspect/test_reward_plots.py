@@ -108,3 +108,13 @@ def test_ticks_of_a_root_scale_are_few_and_apart(end):
     found = reward_plots._root_ticks(end)
     assert 4 <= len(found) <= 7 and found[-1] >= 0.4 * end
     assert (np.diff(np.sqrt(found)) > 0.12 * np.sqrt(end)).all()
+
+
+def test_many_points_along_training_are_a_haze_behind_their_means():
+    page = panel()
+    x = np.tile(np.linspace(0, 4, 50), 2)  # back and forth: not a curve of KL
+    one = {"label": "PRM", "role": "proxy", "x": list(x), "y": list(np.sqrt(x))}
+    reward_plots.overoptimisation(page, {"series": [one]})
+    haze, means = page.axes[0].lines
+    assert len(haze.get_xdata()) == 100 and len(means.get_xdata()) <= 15
+    np.testing.assert_allclose(means.get_ydata(), np.sqrt(means.get_xdata()), atol=0.05)
