@@ -6,9 +6,9 @@ into chunks of `chunk` requests, the last one filled up with padding.
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 
 from o1jax.data import batches
 from o1jax.data.tokenizer import Tokenizer
+from o1jax.loop.layout import decoding
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.hosts import fetch
@@ -39,6 +40,15 @@ class Answers(NamedTuple):
     rows: Trajectory  # [problems * samples, ...]  numpy; samples of a question in a row
 
 
+class Call(NamedTuple):
+    """A compiled program that answers questions."""
+
+    fn: Callable[..., Any]  # of (params, keys, prompts), jitted
+    chunk: int  # questions of a call
+    length: int  # tokens of a prompt
+    rows: int  # that each shard works on at once
+
+
 class Answerer:
     """Samples responses to fixed questions with a compiled program of one shape."""
 
@@ -57,19 +67,25 @@ class Answerer:
         """
         self._run, self._examples = run, list(examples)
         config: SamplerConfig = run.experiment.sampler
+        self._layout = decoding(run)
+        shards = self._layout.shards
         self._config = replace(
             config,
-            rows=max(1, config.rows // run.shards),
-            refill_rows=config.refill_rows // run.shards,
+            rows=max(1, config.rows // shards),
+            refill_rows=config.refill_rows // shards,
             stop_ids=config.stop_ids or (run.tokenizer.eos_id,),
             sampling=sampling,
         )
-        self._chunk = -(-chunk // run.shards) * run.shards
+        self._chunk = -(-chunk // shards) * shards
         encode = run.experiment.template.encode_prompt
         self._length = length or max(
             len(encode(run.tokenizer, e.question)) for e in examples
         )
-        self._sampler = on_mesh(build_sampler(run.policy, self._config), run.mesh)
+        self._sampler = on_mesh(
+            build_sampler(run.policy, self._config),
+            self._layout.mesh,
+            cut=self._layout.cut,
+        )
 
     def __call__(
         self,
@@ -103,6 +119,7 @@ class Answerer:
             gradings.append(grader.submit(asked, texts[-len(asked) :]))
             self._book(stats, kind)
 
+        params = self._layout.place(params)
         with Grader(task, timeout=GRADING) as grader:
             before = None
             for start in range(0, len(requests), self._chunk):
@@ -125,9 +142,14 @@ class Answerer:
             rows=rows,
         )
 
+    @property
+    def program(self) -> Call:
+        """What each call runs, to be looked at."""
+        return Call(self._sampler, self._chunk, self._length, self._config.rows)
+
     def trajectory(self, params: Params, key: jax.Array) -> Trajectory:
         """One response to each example (at most `chunk`), with its log-probs."""
-        return self._sample(params, key, self._examples, 0)[0]
+        return self._sample(self._layout.place(params), key, self._examples, 0)[0]
 
     def sample(
         self, params: Params, key: jax.Array, asked: Sequence[Example], *, kind: str
@@ -136,7 +158,7 @@ class Answerer:
 
         Their prompts must not be longer than those of the examples.
         """
-        rows, stats = self._sample(params, key, asked, 0)
+        rows, stats = self._sample(self._layout.place(params), key, asked, 0)
         self._book(stats, kind)
         return rows
 
@@ -160,7 +182,7 @@ class Answerer:
         else:
             queue = batches.padded_prompts(ids, tokenizer, **shape)
         keys = request_keys(key, start + jnp.arange(self._chunk))
-        return self._sampler(params, keys, put_batch(self._run.mesh, queue))
+        return self._sampler(params, keys, put_batch(self._layout.mesh, queue))
 
     def _book(self, stats: SampleStats, kind: str) -> None:
         decode, prefill = self._flops

@@ -36,6 +36,8 @@ class Experiment:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    # The same devices to sample and search with; None: the mesh. It changes no result.
+    decode: MeshConfig | None = field(default=None, metadata={"identity": False})
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     stages: tuple[Stage, ...] = ()
 

@@ -16,9 +16,10 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from o1jax.data.batches import prompts
-from o1jax.loop.answer import request_keys
+from o1jax.loop.answer import Call, request_keys
 from o1jax.loop.choosing import Answer, answers
 from o1jax.loop.judges import guide_of, reader_of, trained_aggregate
+from o1jax.loop.layout import decoding
 from o1jax.loop.marks import step_end_ids, stop_ids
 from o1jax.loop.methods import Found, Search, build_program
 from o1jax.loop.search_flops import draw_flops, judge_flops
@@ -84,18 +85,21 @@ class Searcher:
             guide_of(run, config, task, self._examples, asked, graded=graded),
         )
         program = build_program(self._search, config, reader)
-        if run.shards > 1:
+        self._layout = decoding(run)
+        mesh, shards = self._layout.mesh, self._layout.shards
+        if shards > 1:
             rows = PartitionSpec(ROWS)
             program = jax.shard_map(
                 program,
-                mesh=run.mesh,
+                mesh=mesh,
                 in_specs=(PartitionSpec(), rows, rows, PartitionSpec()),
                 out_specs=rows,
+                axis_names=set(ROWS if self._layout.cut else mesh.axis_names),
                 check_vma=False,
             )
         self._program = jax.jit(program)
         chunk = min(len(self._examples), max(1, ROWS_AT_ONCE // config.rows))
-        self._chunk = -(-chunk // run.shards) * run.shards
+        self._chunk = -(-chunk // shards) * shards
 
     def __call__(
         self,
@@ -124,6 +128,11 @@ class Searcher:
             seconds=time.monotonic() - began,
         )
         return arrays._replace(texts=[text for part in parts for text in part.texts])
+
+    @property
+    def program(self) -> Call:
+        """What each call runs, to be looked at; it takes a reward's params too."""
+        return Call(self._program, self._chunk, self._length, self.config.rows)
 
     @property
     def width(self) -> int:
@@ -205,8 +214,9 @@ class Searcher:
         there = queue.prompt_id >= 0
         queue = queue.replace(prompt_id=np.where(there, queue.prompt_id + start, -1))
         keys = request_keys(key, start + jnp.arange(self._chunk))
-        queue = put_batch(self._run.mesh, queue)
-        reward_params = None if self._weights is None else self._weights.params
+        place = self._layout.place
+        queue, params = put_batch(self._layout.mesh, queue), place(params)
+        reward_params = None if self._weights is None else place(self._weights.params)
         found: Found = self._program(params, keys, queue, reward_params)
         survivors, score, spent = fetch((found.survivors, found.score, found.spent))
         return on_host(found.nodes), survivors, score, self._spent(spent)

@@ -67,13 +67,15 @@ class SampleStats:
 Sampler = Callable[[Params, jax.Array, Prompts], tuple[Trajectory, SampleStats]]
 
 
-def on_mesh(sampler: Sampler, mesh: Mesh) -> Sampler:
+def on_mesh(sampler: Sampler, mesh: Mesh, *, cut: bool = False) -> Sampler:
     """The sampler, jitted, with the queue shared out over the mesh's row shards.
 
     Each shard decodes its own requests: rows never talk to each other, and under plain
     jit the partitioner would gather the caches, since it cannot see that. Devices along
-    the tensor axis do the same work: shards differ in their number of steps, so any
-    communication inside the loop would wait for ever. Needs one key a request.
+    the tensor axis do the same work, each with all parameters; `cut`: they share it, as
+    the parameters are cut, and talk to each other for every token. Shards differ in
+    their number of steps: no other axis may communicate inside the loop. Needs one key
+    a request.
     """
     if math.prod(mesh.shape[axis] for axis in ROWS) == 1:
         return jax.jit(sampler)
@@ -90,6 +92,7 @@ def on_mesh(sampler: Sampler, mesh: Mesh) -> Sampler:
         mesh=mesh,
         in_specs=(PartitionSpec(), rows, rows),
         out_specs=rows,
+        axis_names=set(ROWS) if cut else set(mesh.axis_names),
         check_vma=False,
     )
 

@@ -1,0 +1,99 @@
+"""Where a run samples and searches, if not where it trains.
+
+In: the run; `Experiment.decode` is a mesh of the same devices. Out: that mesh, and what
+brings parameters there, in memory: matrices in the type that the network computes in,
+cut over the tensor axis only, so that no token that is drawn waits for parameters. The
+numbers are those of the parameters in training, which the network casts at each use.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
+
+from o1jax.parallel.mesh import AXES, MeshConfig
+from o1jax.parallel.sharding import DECODE_RULES, path_name, shardings
+from o1jax.policy.policy import PolicyConfig, build_policy
+from o1jax.types import Params
+
+WIDE = re.compile(r"norm/scale$|(^|/)(value|process)/")  # computed in f32
+
+
+class Layout(NamedTuple):
+    """The mesh that decodes."""
+
+    mesh: Mesh
+    cut: bool  # matrices stay cut over its tensor axis while it decodes
+    place: Callable[[Params], Params]
+
+    @property
+    def shards(self) -> int:
+        """Into how many parts it cuts rows."""
+        return self.mesh.size // self.mesh.shape["tensor"]
+
+
+def decoding(run: Any) -> Layout:
+    """The layout of a run: that of its training unless the experiment says another."""
+    if run.experiment.decode is None:
+        return Layout(run.mesh, False, lambda params: params)
+    return _layout(run.mesh, run.experiment.decode, run.policy_config)
+
+
+@functools.lru_cache(maxsize=8)
+def _layout(train: Mesh, config: MeshConfig, policy: PolicyConfig) -> Layout:
+    mesh = same_devices(train, config)
+
+    @functools.cache
+    def build(treedef: Any, shapes: tuple) -> Callable[[Params], Params]:
+        return reshard(policy, treedef.unflatten(shapes), mesh)
+
+    def place(params: Params) -> Params:
+        leaves, treedef = jax.tree.flatten(params)
+        shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+        return build(treedef, tuple(shapes))(params)
+
+    return Layout(mesh, True, place)
+
+
+def same_devices(train: Mesh, config: MeshConfig) -> Mesh:
+    """The devices of a mesh in the same order, as another mesh.
+
+    ValueError, with the device count, where they do not fit.
+    """
+    sizes = [getattr(config, axis) for axis in AXES]
+    fixed = math.prod(size for size in sizes if size != -1)
+    if train.size % fixed or (-1 not in sizes and fixed != train.size):
+        asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
+        raise ValueError(f"decode mesh {asked} does not fit {train.size} devices")
+    devices = train.devices.reshape(sizes)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def reshard(policy: PolicyConfig, shapes: Params, mesh: Mesh) -> Callable:
+    """params -> the same to decode with, one program; shapes: of the parameters."""
+    dtype = _compute_dtype(policy)
+
+    def cast(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
+        wide = x.ndim < 2 or WIDE.search(path_name(path))
+        return x if wide else x.astype(dtype)
+
+    def to_decode(params: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(cast, params)
+
+    return jax.jit(to_decode, out_shardings=shardings(shapes, DECODE_RULES, mesh))
+
+
+def _compute_dtype(config: PolicyConfig) -> jnp.dtype:
+    """Of the keys that the network keeps."""
+    policy = build_policy(config)
+    row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    length = jax.ShapeDtypeStruct((1,), jnp.int32)
+    start = functools.partial(policy.start, capacity=1)
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    _, cache = jax.eval_shape(start, params, row, length)
+    return cache.k[0][0].dtype
