@@ -46,6 +46,9 @@ class Payment:
     """Who says what a response is worth, and for what it is paid."""
 
     reward: str = ""  # the TrainReward stage of that name; "": the task's verifier
+    # Whose word on whole answers counts where there is a model: with task, the model is
+    # for steps and potentials alone.
+    outcome: Literal["model", "task"] = "model"
     pay: Pay = "outcome"  # at the last token, or a chance of being right at each step
     shaping: Shaping = field(default_factory=Shaping)
     kl: KLControl | None = None  # in place of Shaping.kl_coef: one that adapts
@@ -56,6 +59,8 @@ class Payment:
     def __post_init__(self) -> None:
         if self.pay not in get_args(Pay):
             raise ValueError(f"pay must be one of {', '.join(get_args(Pay))}")
+        if self.outcome not in ("model", "task"):
+            raise ValueError("outcome must be model or task")
         if self.refresh_every < 0:
             raise ValueError("refresh_every must not be negative")
         if self.overlong < 0:
@@ -107,7 +112,7 @@ class Paymaster:
         self, rows: Trajectory, step_end: np.ndarray, grades: np.ndarray
     ) -> np.ndarray:
         """f64[R]: the grade, or the chance of being right that the model sees."""
-        if not self._config.reward:
+        if not self._config.reward or self._config.outcome == "task":
             return grades
         judged = self._judged(rows, step_end)
         worth = aggregate(self._scores(rows, judged), jnp.asarray(judged), self._how)
