@@ -11,6 +11,7 @@ from o1jax.learn.kl import KLControl
 from o1jax.learn.optimizer import OptimizerConfig
 from o1jax.learn.policy_objective import PolicyGradient
 from o1jax.learn.terms import Divergence, Reinforce
+from o1jax.loop import improve_sections
 from o1jax.loop.checkpoint import Checkpoints
 from o1jax.loop.experiment import Experiment
 from o1jax.loop.filters import Filters
@@ -159,6 +160,12 @@ def test_stage_one_teaches_the_second_attempt_and_holds_the_first(at, tmp_path):
     assert after["accuracy@t2"][0] > before["accuracy@t2"][0] + 0.3
     assert abs(after["accuracy@t1"][0] - before["accuracy@t1"][0]) < 0.15
     assert after["pass@1"] == after["accuracy@t2"]
+    # The report shows what the second attempt changes, before the stage and after it.
+    table = improve_sections.section([at.record()], 0)["table"]
+    *_, row = table["rows"]
+    assert table["columns"][-2:] == ["second attempt - first, before", "after"]
+    assert row[-2:] == [before["delta"], after["delta"]]
+    assert len(row) == len(table["columns"])
     last = seen[-1]
     assert last["kl_second"] > last["kl_first"]
     mean = (last["kl_first"] + last["kl_second"]) / 2
