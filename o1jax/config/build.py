@@ -70,7 +70,10 @@ class Builder:
             except WrongType as e:
                 raise ConfigError(f"{place}: {e}") from None
             rows.append(Row(row_name, text, row_origin))
-            if not field.metadata.get("identity", True):
+            identity = field.metadata.get("identity", True)
+            if identity == "if set":  # a field that earlier configs did not have
+                identity = values[field.name] is not None
+            if not identity:
                 self.transient.add(row_name)
         try:
             instance = cls(**values)

@@ -25,7 +25,8 @@ def configurable(cls: Class) -> Class:
     """Let experiment files bind this frozen dataclass under its class name.
 
     The class itself is returned as it was. A field with `metadata={"identity": False}`
-    (how often to log) may change between runs into the same workdir.
+    (how often to log) may change between runs into the same workdir; with "if set"
+    in place of False, only while it is None.
     """
     if "__dataclass_params__" not in vars(cls) or not cls.__dataclass_params__.frozen:
         raise TypeError(f"{cls.__name__}: @configurable goes above a frozen dataclass")

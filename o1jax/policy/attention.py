@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from o1jax.policy.family import RopeScaling, frequencies
+
 Rotation = tuple[jax.Array, jax.Array]
 Chunks = tuple[jax.Array, ...]  # a cache's [B, K, S_i, E], one behind the other
 
@@ -21,16 +23,20 @@ TABLE = 1 << 18  # the most numbers in a table of rotary angles: 1 MiB
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays free of NaN
 
 
-def rotation(position: jax.Array, width: int, theta: float) -> Rotation:
+def rotation(
+    position: jax.Array, width: int, theta: float, scaling: RopeScaling | None = None
+) -> Rotation:
     """Cosines and sines f32[..., E / 2] of the rotary angles at `position`."""
-    half = width // 2
-    frequency = (theta ** (-np.arange(half) / half)).astype(np.float32)
-    angle = jnp.multiply.outer(position, frequency)
-    return jnp.cos(angle), jnp.sin(angle)
+    angle = jnp.multiply.outer(position, frequencies(width, theta, scaling))
+    return _scaled((jnp.cos(angle), jnp.sin(angle)), scaling)
 
 
 def rotation_below(
-    limit: int, position: jax.Array, width: int, theta: float
+    limit: int,
+    position: jax.Array,
+    width: int,
+    theta: float,
+    scaling: RopeScaling | None = None,
 ) -> Rotation:
     """`rotation` of positions in 0 .. limit - 1, looked up in a table if it is small.
 
@@ -38,12 +44,17 @@ def rotation_below(
     each use, for every head and layer, barrier or not.
     """
     if limit * width > TABLE:
-        return rotation(position, width, theta)
-    half = width // 2
-    frequency = (theta ** (-np.arange(half) / half)).astype(np.float32)
-    angle = np.arange(limit, dtype=np.float32)[:, None] * frequency
+        return rotation(position, width, theta, scaling)
+    angle = np.arange(limit, dtype=np.float32)[:, None]
+    angle = angle * frequencies(width, theta, scaling)
     look = partial(jnp.take, indices=position, axis=0, mode="clip")
-    return look(np.cos(angle)), look(np.sin(angle))
+    return _scaled((look(np.cos(angle)), look(np.sin(angle))), scaling)
+
+
+def _scaled(by: Rotation, scaling: RopeScaling | None) -> Rotation:
+    if scaling is None or scaling.amplitude == 1:
+        return by
+    return by[0] * scaling.amplitude, by[1] * scaling.amplitude
 
 
 def rotate(x: jax.Array, by: Rotation) -> jax.Array:
@@ -55,32 +66,47 @@ def rotate(x: jax.Array, by: Rotation) -> jax.Array:
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, segment: jax.Array | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    segment: jax.Array | None = None,
+    scale: float = 0.0,
+    cap: float = 0.0,
+    window: int | jax.Array = 0,
 ) -> jax.Array:
     """Causal attention over whole rows, optionally inside each segment only.
 
     Args:
       q: [B, T, K, G, E]; k, v: [B, T, K, E].
       segment: i32[B, T]; a token sees only tokens of its own segment.
+      scale: of the scores; 0: E ** -0.5.
+      cap: scores s become cap * tanh(s / cap); 0: they stay.
+      window: tokens that each one sees, itself included; 0: all before it.
 
     Returns:
       [B, T, K, G, E] in q's dtype. Scores and softmax are f32.
     """
     B, T, K, G, E = q.shape
     chex.assert_shape([k, v], (B, T, K, E))
-    if jax.default_backend() != "cpu":
+    scale, t = scale or E**-0.5, jnp.arange(T)
+    near = _near(t[:, None] - t[None], window)
+    if jax.default_backend() != "cpu" and not cap:
         mask = None if segment is None else _same(segment)[:, None]
+        if near is not None:
+            mask = near[None, None] if mask is None else mask & near[None, None]
         out = jax.nn.dot_product_attention(
-            q.reshape(B, T, K * G, E), k, v, mask=mask, is_causal=True
+            q.reshape(B, T, K * G, E), k, v, mask=mask, scale=scale, is_causal=True
         )
         return out.reshape(q.shape)
     # On CPU, batch dimensions in front keep every dot a plain matrix product.
-    q = q.transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, E) * E**-0.5
+    q = q.transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, E) * scale
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     score = jnp.einsum("bkqe,bkse->bkqs", q, k, preferred_element_type=jnp.float32)
-    score = score.reshape(B, K, G, T, T)
-    t = jnp.arange(T)
+    score = soft_cap(score, cap).reshape(B, K, G, T, T)
     mask = (t[:, None] >= t[None])[None]
+    if near is not None:
+        mask = mask & near[None]
     if segment is not None:
         mask = mask & _same(segment)
     score = jnp.where(mask[:, None, None], score, MASKED)
@@ -109,7 +135,16 @@ def write_cached(chunks: Chunks, new: jax.Array, position: jax.Array) -> Chunks:
     return tuple(written)
 
 
-def attend_cached(q: jax.Array, k: Chunks, v: Chunks, length: jax.Array) -> jax.Array:
+def attend_cached(
+    q: jax.Array,
+    k: Chunks,
+    v: Chunks,
+    length: jax.Array,
+    *,
+    scale: float = 0.0,
+    cap: float = 0.0,
+    window: int = 0,
+) -> jax.Array:
     """One query a row against the first `length` cached keys of that row.
 
     Chunks past the longest row are not read. They are buffers of their own because on
@@ -118,11 +153,12 @@ def attend_cached(q: jax.Array, k: Chunks, v: Chunks, length: jax.Array) -> jax.
     Args:
       q: [B, K, G, E]; k, v: chunks [B, K, S_i, E] (the layout that decodes fastest).
       length: i32[B], valid entries of each row's cache, the new token included.
+      scale, cap, window: as for `attend`.
 
     Returns:
       [B, K, G, E].
     """
-    q = q * q.shape[-1] ** -0.5
+    q = q * (scale or q.shape[-1] ** -0.5)
 
     def over(count: int) -> Callable[[Chunks, Chunks], jax.Array]:
         def branch(k: Chunks, v: Chunks) -> jax.Array:
@@ -131,7 +167,11 @@ def attend_cached(q: jax.Array, k: Chunks, v: Chunks, length: jax.Array) -> jax.
                 for c in k[:count]
             ]
             score = jnp.concatenate(score, axis=-1) if count > 1 else score[0]
-            valid = jnp.arange(score.shape[-1])[None] < length[:, None]
+            score = soft_cap(score, cap)
+            slot = jnp.arange(score.shape[-1])[None]
+            valid = slot < length[:, None]
+            if window:
+                valid = valid & (slot >= length[:, None] - window)
             score = jnp.where(valid[:, None, None], score, MASKED)
             weight = jax.nn.softmax(score, axis=-1).astype(q.dtype)
             out, offset = 0, 0
@@ -147,6 +187,18 @@ def attend_cached(q: jax.Array, k: Chunks, v: Chunks, length: jax.Array) -> jax.
     for end in np.cumsum([c.shape[2] for c in k])[:-1]:
         index += (longest > end).astype(jnp.int32)
     return jax.lax.switch(index, [over(i + 1) for i in range(len(k))], k, v)
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """cap * tanh(x / cap), or x if cap is 0."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+def _near(distance: jax.Array, window: int | jax.Array) -> jax.Array | None:
+    """Whether so many tokens back is within the window; None if all is."""
+    if isinstance(window, int):
+        return distance < window if window else None
+    return (distance < window) | (window == 0)
 
 
 def _same(segment: jax.Array) -> jax.Array:  # bool[B, T, T]

@@ -6,6 +6,7 @@ all of them together, as if they lay in one row. A tree search reads the prompt,
 steps of the ancestors and the step so far this way, each from where it is kept.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from o1jax.policy.attention import MASKED
+from o1jax.policy.attention import MASKED, soft_cap
 
 
 class Context(NamedTuple):
@@ -41,20 +42,28 @@ def attend_contexts(
     v: jax.Array,
     own: jax.Array,
     stretches: Sequence[Stretch],
+    *,
+    scale: float = 0.0,
+    cap: float = 0.0,
+    window: int = 0,
 ) -> jax.Array:
     """New tokens against stretches (k, v, mask) of one layer and one another.
 
     Args:
       q: [B, T, K, G, E]; k, v: [B, K, T, E], the layout of the stretches.
       own: bool[T, T], which of the new tokens (second axis) each one sees.
+      scale, cap, window: as for attention.attend. A window counts the tokens that are
+        seen: stretches and their slots come in the order of the text.
 
     Returns:
       [B, T, K, G, E] in q's dtype. Scores and softmax are f32.
     """
     B, T, K, G, E = q.shape
     chex.assert_shape([k, v], (B, K, T, E))
-    q = q * E**-0.5
+    q = q * (scale or E**-0.5)
     stretches = [*stretches, (k, v, own[None])]
+    if window:
+        stretches = _within(stretches, window, (B, T))
     scores = []
     for keys, _, mask in stretches:
         rows, _, S, _ = keys.shape
@@ -66,6 +75,7 @@ def attend_contexts(
             keys,
             preferred_element_type=jnp.float32,
         )
+        score = soft_cap(score, cap)
         score = score.reshape(rows, K, B // rows, T, G, S).swapaxes(1, 2)
         score = score.reshape(B, K, T, G, S)
         scores.append(jnp.where(mask[:, None, :, None], score, MASKED))
@@ -80,3 +90,16 @@ def attend_contexts(
         out += mixed.reshape(B, K, T, G, E)
         offset += S
     return out.transpose(0, 2, 1, 3, 4)
+
+
+def _within(
+    stretches: list[Stretch], window: int, shape: tuple[int, int]
+) -> list[Stretch]:
+    """The stretches, of which each token sees only the last `window` that it saw."""
+    masks = [jnp.broadcast_to(m, (*shape, m.shape[-1])) for _, _, m in stretches]
+    seen = jnp.concatenate(masks, axis=-1)
+    count = jnp.cumsum(seen, axis=-1, dtype=jnp.int32)
+    seen = seen & (count[..., -1:] - count < window)
+    ends = list(itertools.accumulate(m.shape[-1] for m in masks))[:-1]
+    parts = jnp.split(seen, ends, axis=-1)
+    return [(k, v, part) for (k, v, _), part in zip(stretches, parts)]

@@ -13,9 +13,9 @@ outside policy/ sees a module. Layers are stacked [L, ...] in the parameters.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import chex
 import jax
@@ -32,14 +32,17 @@ from o1jax.policy.attention import (
     chunk_sizes,
     rotation,
     rotation_below,
+    soft_cap,
     write_cached,
 )
 from o1jax.policy.context import Context, attend_contexts
+from o1jax.policy.family import Family
 from o1jax.policy.heads import ScalarHead, Unembed
 from o1jax.policy.transformer import Block, Embed, RMSNorm
 from o1jax.types import KVCache, Params, PolicyOutput
 
 Pages = tuple[jax.Array, ...]  # L x [B, K, T, E], keys or values of new tokens
+OfLayer = Callable[[Any], tuple[Params, Rotation, int | jax.Array]]
 
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -68,6 +71,8 @@ class PolicyConfig:
     remat: Literal["none", "dots", "full"] = "none"
     unroll: int = 1  # layers per iteration of the scan
     cache_chunk: int = 64  # slots of the cache's first chunk; the next ones double
+    # Of a published model. While it is None, it is not part of a config's identity.
+    family: Family | None = field(default=None, metadata={"identity": "if set"})
 
     def __post_init__(self) -> None:
         whole = ("width", "layers", "heads", "ff", "unroll", "cache_chunk")
@@ -85,6 +90,9 @@ class PolicyConfig:
             raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
         if (self.head_width or self.width // self.heads) % 2:
             raise ValueError("head_width must be even: rotary pairs its halves")
+        windows = len(self.family.windows) if self.family else 0
+        if windows not in (0, self.layers):
+            raise ValueError(f"family has {windows} windows for {self.layers} layers")
 
 
 class Init(Protocol):
@@ -155,6 +163,9 @@ class _Network:
     def __init__(self, config: PolicyConfig, process_heads: int) -> None:
         kv_heads = config.kv_heads or config.heads
         self.config = config
+        self.family = family = config.family or Family()
+        self.windows = family.windows or (0,) * config.layers
+        self.scores = {"scale": family.query_scale, "cap": family.score_cap}
         self.embed = Embed(config.vocab, config.width)
         self.block = Block(
             kv_heads=kv_heads,
@@ -163,8 +174,9 @@ class _Network:
             ff=config.ff,
             qk_norm=config.qk_norm,
             eps=config.norm_eps,
+            family=family,
         )
-        self.norm = RMSNorm(config.norm_eps)
+        self.norm = RMSNorm(config.norm_eps, family.unit_norms)
         self.unembed = Unembed(config.vocab)
         self.value = ScalarHead()
         self.process = ScalarHead(process_heads)
@@ -176,12 +188,35 @@ class _Network:
             return jnp.dtype(jnp.float32 if on_cpu else jnp.bfloat16)
         return jnp.dtype(self.config.dtype)
 
-    def rotation(self, position: jax.Array, below: int | None = None) -> Rotation:
-        """Rotary angles at `position`; all are under `below`, if that is given."""
-        width, theta = self.block.head_width, self.config.rope_theta
-        if below is None:
-            return rotation(position, width, theta)
-        return rotation_below(below, position, width, theta)
+    def rotation(
+        self, position: jax.Array, below: int | None = None, *, windowed: bool = False
+    ) -> Rotation:
+        """Rotary angles at `position`; all are under `below`, if that is given.
+
+        windowed: those of layers with a window, which may have a base of their own.
+        """
+        theta, scaling = self.config.rope_theta, self.family.rope
+        if windowed and self.family.window_theta:
+            theta, scaling = self.family.window_theta, None
+        of = position, self.block.head_width, theta, scaling
+        return rotation(*of) if below is None else rotation_below(below, *of)
+
+    def rotations(
+        self, position: jax.Array, below: int | None = None
+    ) -> tuple[Rotation, ...]:
+        """Rotary angles of each layer, as `rotation`."""
+        full = self.rotation(position, below)
+        if not (self.family.window_theta and any(self.windows)):
+            return (full,) * self.config.layers
+        near = self.rotation(position, below, windowed=True)
+        return tuple(near if window else full for window in self.windows)
+
+    def embedded(self, params: Params, tokens: jax.Array) -> jax.Array:
+        """What the first layer reads [..., D]."""
+        h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
+        if self.family.embed_scale:
+            h = h * jnp.asarray(self.config.width**0.5, h.dtype)
+        return h
 
     def init(self, key: jax.Array) -> Params:
         """f32 parameters; the same for a key on every device and mesh."""
@@ -238,23 +273,41 @@ class _Network:
         chex.assert_rank(tokens, 2)
         if position is None:
             position = jnp.arange(tokens.shape[1])[None]
-        angles = self.rotation(position)
-        h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
-        h, attend_rows = on_rows(h), partial(attend, segment=segment)
+        h = on_rows(self.embedded(params, tokens))
+        attend_rows = partial(attend, segment=segment, **self.scores)
+        scanned, of_layer = self._layers(params, position)
 
-        def layer(h: jax.Array, block: Params) -> tuple[jax.Array, None]:
-            h = self.block.apply({"params": block}, h, angles, attend_rows)
+        def layer(h: jax.Array, scanned: Any) -> tuple[jax.Array, None]:
+            block, angles, window = of_layer(scanned)
+            attend_near = partial(attend_rows, window=window)
+            h = self.block.apply({"params": block}, h, angles, attend_near)
             return on_rows(h), None
 
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT[self.config.remat])
-        h, _ = jax.lax.scan(layer, h, params["layers"], unroll=self.config.unroll)
+        h, _ = jax.lax.scan(layer, h, scanned, unroll=self.config.unroll)
         h = self.norm.apply({"params": params["final_norm"]}, h)
         before = jnp.pad(h[:, :-1], ((0, 0), (1, 0), (0, 0)))
         if segment is not None:
             inside = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
             before = jnp.where(inside[..., None], before, 0)
         return self._read_out(params, before, h)
+
+    def _layers(self, params: Params, position: jax.Array) -> tuple[Any, OfLayer]:
+        """What a scan runs over, and the (params, angles, window) of a piece of it."""
+        full = self.rotation(position)
+        if len(set(self.windows)) == 1:
+            window = self.windows[0]
+            angles = self.rotation(position, windowed=True) if window else full
+            return params["layers"], lambda block: (block, angles, window)
+        near = self.rotation(position, windowed=True)
+
+        def of_layer(scanned: Any) -> tuple[Params, Rotation, jax.Array]:
+            block, window = scanned
+            angles = tuple(jnp.where(window > 0, n, f) for n, f in zip(near, full))
+            return block, angles, window
+
+        return (params["layers"], jnp.asarray(self.windows, jnp.int32)), of_layer
 
     def start(
         self, params: Params, tokens: jax.Array, length: jax.Array, *, capacity: int
@@ -265,8 +318,8 @@ class _Network:
         """
         B, P = tokens.shape
         chex.assert_shape(length, (B,))
-        angles = self.rotation(jnp.arange(P)[None])
-        h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
+        angles = self.rotations(jnp.arange(P)[None])
+        h = self.embedded(params, tokens)
         keys, values = [], []
         room = ((0, 0), (0, 0), (0, capacity - P), (0, 0))
         ends = np.cumsum(chunk_sizes(capacity, self.config.cache_chunk))[:-1]
@@ -277,10 +330,11 @@ class _Network:
         def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             keys.append(pages(k))
             values.append(pages(v))
-            return attend(q, k, v)
+            window = self.windows[len(keys) - 1]
+            return attend(q, k, v, window=window, **self.scores)
 
-        for block in self.unstack(params)["layers"]:
-            h = self.block.apply({"params": block}, h, angles, attend_and_keep)
+        for block, by in zip(self.unstack(params)["layers"], angles, strict=True):
+            h = self.block.apply({"params": block}, h, by, attend_and_keep)
         last = jnp.take_along_axis(h, (length - 1)[:, None, None], axis=1)[:, 0]
         last = self.norm.apply({"params": params["final_norm"]}, last)
         cache = KVCache(k=tuple(keys), v=tuple(values), length=length)
@@ -297,18 +351,20 @@ class _Network:
         chex.assert_shape(cache.length, (B,))
         position = cache.length
         capacity = sum(chunk.shape[2] for chunk in cache.k[0])
-        angles = self.rotation(position[:, None], below=capacity)
-        h = self.embed.apply({"params": params["embed"]}, token, self.dtype)[:, None]
+        angles = self.rotations(position[:, None], below=capacity)
+        h = self.embedded(params, token)[:, None]
         keys, values = [], []
 
         def attend_to_cache(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             i = len(keys)
             keys.append(write_cached(cache.k[i], k[:, 0], position))
             values.append(write_cached(cache.v[i], v[:, 0], position))
-            return attend_cached(q[:, 0], keys[i], values[i], position + 1)[:, None]
+            cached = keys[i], values[i], position + 1
+            near = {"window": self.windows[i], **self.scores}
+            return attend_cached(q[:, 0], *cached, **near)[:, None]
 
-        for block in self.unstack(params)["layers"]:
-            h = self.block.apply({"params": block}, h, angles, attend_to_cache)
+        for block, by in zip(self.unstack(params)["layers"], angles, strict=True):
+            h = self.block.apply({"params": block}, h, by, attend_to_cache)
         h = self.norm.apply({"params": params["final_norm"]}, h[:, 0])
         cache = KVCache(k=tuple(keys), v=tuple(values), length=position + 1)
         return self._read_out(params, h, h), cache
@@ -326,6 +382,7 @@ class _Network:
 
         Args:
           position: at most the number of slots that the contexts have, plus T - 1.
+          contexts: in the order of the text, if the policy has windows.
           at: i32[B, Q], indices into T. Output q of a row is about the token behind
             that one; its process score is that of the text up to it.
 
@@ -336,8 +393,8 @@ class _Network:
         chex.assert_equal_shape([tokens, position])
         own = jnp.tri(T, dtype=bool)  # causal
         held = sum(context.k[0].shape[2] for context in contexts)
-        angles = self.rotation(position, below=held + T)
-        h = self.embed.apply({"params": params["embed"]}, tokens, self.dtype)
+        angles = self.rotations(position, below=held + T)
+        h = self.embedded(params, tokens)
         keys, values = [], []
 
         def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -345,10 +402,11 @@ class _Network:
             keys.append(k.transpose(0, 2, 1, 3))
             values.append(v.transpose(0, 2, 1, 3))
             held = [context.layer(i) for context in contexts]
-            return attend_contexts(q, keys[i], values[i], own, held)
+            near = {"window": self.windows[i], **self.scores}
+            return attend_contexts(q, keys[i], values[i], own, held, **near)
 
-        for block in self.unstack(params)["layers"]:
-            h = self.block.apply({"params": block}, h, angles, attend_and_keep)
+        for block, by in zip(self.unstack(params)["layers"], angles, strict=True):
+            h = self.block.apply({"params": block}, h, by, attend_and_keep)
         h = jnp.take_along_axis(h, at[:, :, None], axis=1)
         h = self.norm.apply({"params": params["final_norm"]}, h)
         return self._read_out(params, h, h), tuple(keys), tuple(values)
@@ -362,7 +420,7 @@ class _Network:
         else:
             logits = self.unembed.apply({"params": params["unembed"]}, before)
         return PolicyOutput(
-            logits=logits.astype(jnp.float32),
+            logits=soft_cap(logits.astype(jnp.float32), self.family.logit_cap),
             value=self.value.apply({"params": params["value"]}, before),
             process=self.process.apply({"params": params["process"]}, after),
         )

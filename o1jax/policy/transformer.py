@@ -3,7 +3,8 @@
 A block is written once. It computes q, k and v and hands them to an `attend` function
 that the caller chooses, so training, prefill, decoding and search pages share the same
 parameters and the same code. Pre-norm RMSNorm (Zhang & Sennrich 2019), SwiGLU (Shazeer
-2020), grouped queries, rotary positions: the Llama shape.
+2020), grouped queries, rotary positions: the Llama shape. What other published
+families do besides is in family.py.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from o1jax.policy.attention import Rotation, rotate
+from o1jax.policy.family import Family
 
 # q [B, T, K, G, E], k and v [B, T, K, E] -> [B, T, K, G, E]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -34,13 +36,17 @@ def product(
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale, computed in f32."""
+    """x / rms(x) * scale, or * (1 + scale) if `unit`, computed in f32."""
 
     eps: float
+    unit: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        init = nn.initializers.zeros if self.unit else nn.initializers.ones
+        scale = self.param("scale", init, (x.shape[-1],))
+        if self.unit:
+            scale = 1 + scale.astype(jnp.float32)
         scale = jnp.expand_dims(scale, range(x.ndim - 1))
         wide = x.astype(jnp.float32)
         scaled = wide * jax.lax.rsqrt(mean_square(wide) + self.eps) * scale
@@ -71,6 +77,7 @@ class Attention(nn.Module):
     head_width: int
     qk_norm: bool
     eps: float
+    family: Family = Family()
 
     @nn.compact
     def __call__(self, x: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
@@ -78,20 +85,28 @@ class Attention(nn.Module):
         qkv = self.param("qkv", _normal(D), (D, K, G + 2, E)).astype(x.dtype)
         o = self.param("o", _normal(K * G * E), (K, G, E, D)).astype(x.dtype)
         h = product(x, qkv.reshape(D, -1)).reshape(*x.shape[:-1], K, G + 2, E)
+        if self.family.qkv_bias:
+            bias = self.param("qkv_bias", nn.initializers.zeros, (K, G + 2, E))
+            h += jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
         q, k, v = h[..., :G, :], h[..., G, :], h[..., G + 1, :]
         if self.qk_norm:
-            q = RMSNorm(self.eps, name="q_norm")(q)
-            k = RMSNorm(self.eps, name="k_norm")(k)
+            q = RMSNorm(self.eps, self.family.unit_norms, name="q_norm")(q)
+            k = RMSNorm(self.eps, self.family.unit_norms, name="k_norm")(k)
         q = rotate(q.reshape(*x.shape[:-1], K * G, E), rotation)
         k = rotate(k, rotation)
         out = attend(q.reshape(*x.shape[:-1], K, G, E), k, v)
-        return product(out.reshape(*x.shape[:-1], -1), o.reshape(-1, D))
+        out = product(out.reshape(*x.shape[:-1], -1), o.reshape(-1, D))
+        if self.family.o_bias:
+            bias = self.param("o_bias", nn.initializers.zeros, (D,))
+            out += jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
+        return out
 
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)), gate and up in one matrix product."""
 
     ff: int
+    activation: str = "silu"  # or gelu
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -100,7 +115,8 @@ class SwiGLU(nn.Module):
         down = self.param("down", _normal(F), (F, D)).astype(x.dtype)
         # One einsum, not a reshape to [D, 2 F]: F is sharded.
         h = jnp.einsum("nd,dcf->ncf", x.reshape(-1, D), gate_up)
-        return ((nn.silu(h[:, 0]) * h[:, 1]) @ down).reshape(x.shape)
+        gate = nn.silu(h[:, 0]) if self.activation == "silu" else nn.gelu(h[:, 0])
+        return ((gate * h[:, 1]) @ down).reshape(x.shape)
 
 
 class Block(nn.Module):
@@ -112,19 +128,25 @@ class Block(nn.Module):
     ff: int
     qk_norm: bool
     eps: float
+    family: Family = Family()
 
     @nn.compact
     def __call__(self, x: jax.Array, rotation: Rotation, attend: Attend) -> jax.Array:
+        norm = lambda name: RMSNorm(self.eps, self.family.unit_norms, name=name)
+        behind = norm if self.family.post_norms else lambda name: lambda x: x
         attention = Attention(
             kv_heads=self.kv_heads,
             group=self.group,
             head_width=self.head_width,
             qk_norm=self.qk_norm,
             eps=self.eps,
+            family=self.family,
             name="attention",
         )
-        x = x + attention(RMSNorm(self.eps, name="attention_norm")(x), rotation, attend)
-        return x + SwiGLU(self.ff, name="mlp")(RMSNorm(self.eps, name="mlp_norm")(x))
+        h = attention(norm("attention_norm")(x), rotation, attend)
+        x = x + behind("attention_post_norm")(h)
+        h = SwiGLU(self.ff, self.family.activation, name="mlp")(norm("mlp_norm")(x))
+        return x + behind("mlp_post_norm")(h)
 
 
 class Embed(nn.Module):
