@@ -85,7 +85,9 @@ def adapt(base: Params, key: jax.Array, config: LoraConfig) -> Params:
 
 def adapters(base: Params, key: jax.Array, config: LoraConfig) -> Params:
     """What learns. B is 0, so that the policy is the same at first."""
-    lora: Params = {"value": base["value"]} if config.value else {}
+    lora: Params = {}
+    if config.value:  # a copy: what learns is donated, and the base is not
+        lora["value"] = jax.tree.map(jnp.copy, base["value"])
     for i, name in enumerate(config.kernels):
         part, kernel = name.split("/")
         shape = base["layers"][part][kernel].shape
