@@ -30,6 +30,29 @@ def run_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def profile_arguments(parser: ArgumentParser) -> None:
+    file_arguments(parser)
+    parser.add_argument(
+        "--steps", type=_count, default=5, help="a stage, to look at (default: 5)"
+    )
+    parser.add_argument(
+        "--warmup", type=_count, default=2, help="steps before those (default: 2)"
+    )
+    parser.add_argument(
+        "--policy",
+        metavar="WORKDIR",
+        type=Path,
+        help="begin with the newest policy of a run: an untrained one writes answers "
+        "of another length",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        help="of the report and the traces (default: profiles/ and FILE's name)",
+    )
+
+
 def eval_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="of a run")
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"))

@@ -58,7 +58,7 @@ def _eval(args: Namespace) -> None:
     from o1jax.loop.run import evaluate_workdir
 
     results = evaluate_workdir(
-        _workdir(args),
+        _workdir(args.workdir),
         split=args.split,
         problems=args.problems,
         samples=args.samples,
@@ -73,7 +73,7 @@ def _eval_search(args: Namespace) -> None:
 
     if args.samples:
         raise ConfigError("eval: --samples does not go with --search: use --budget")
-    workdir = _workdir(args)
+    workdir = _workdir(args.workdir)
     folder = compare_workdir(
         workdir,
         [
@@ -96,12 +96,12 @@ def _ask(args: Namespace) -> None:
 
     if not args.search:
         _only_with_search(args, "budget", "guide", "select", "tree", "html")
-        ask(_workdir(args), args.question, temperature=args.temperature or 0.0)
+        ask(_workdir(args.workdir), args.question, temperature=args.temperature or 0.0)
         return
     from o1jax.inspect.tree import draw
     from o1jax.inspect.tree_page import write_page
 
-    workdir = _workdir(args)
+    workdir = _workdir(args.workdir)
     method = _method(args, workdir, args.search, args.guide or "")
     if args.budget:
         method = replace(method, budget=args.budget)
@@ -192,16 +192,29 @@ def _inspect(args: Namespace) -> int:
     return int(bool(found.problems))
 
 
+def _profile(args: Namespace) -> None:
+    loaded = _load(args)
+    from o1jax.inspect.report import write_report
+    from o1jax.loop.profile import profile
+
+    folder = args.out or Path("profiles") / Path(args.file).stem
+    policy = args.policy and _workdir(args.policy)
+    profile(loaded, folder, steps=args.steps, warmup=args.warmup, policy=policy)
+    report = write_report(folder)
+    print(report.read_text())
+    print(f"Report: {report}, traces for xprof: {folder / 'traces'}")
+
+
 def _load(args: Namespace) -> Loaded:
     import o1jax.loop.experiment  # noqa: F401  registers every config class
 
     return load(args.file, args.set)
 
 
-def _workdir(args: Namespace) -> Path:
-    if not (args.workdir / "config.gin").is_file():
-        raise ConfigError(f"{args.workdir} is no workdir: it has no config.gin")
-    return args.workdir
+def _workdir(path: Path) -> Path:
+    if not (path / "config.gin").is_file():
+        raise ConfigError(f"{path} is no workdir: it has no config.gin")
+    return path
 
 
 COMMANDS = {
@@ -238,6 +251,12 @@ COMMANDS = {
         "o1jax reproduce A1 --seeds 3",
         arguments.reproduce_arguments,
         _reproduce,
+    ),
+    "profile": Command(
+        "time a few steps of every stage by kind of work, with traces for xprof",
+        "o1jax profile experiments/quickstart.gin --policy runs/quickstart",
+        arguments.profile_arguments,
+        _profile,
     ),
     "inspect": Command(
         "show what a checkpoint holds and what is damaged; reads no array unless asked",

@@ -17,6 +17,7 @@ import numpy as np
 from o1jax.config import configurable
 from o1jax.learn.optimizer import OptimizerConfig
 from o1jax.learn.policy_objective import PolicyGradient
+from o1jax.loop import timing
 from o1jax.loop.checkpoint import Checkpoints
 from o1jax.loop.contrast import Distil, Prefer
 from o1jax.loop.filters import Filters
@@ -169,8 +170,9 @@ def improve(run: Workdir, index: int, config: Improve) -> StageRecord:
             if begin := at.measure_start():
                 metrics.log(run.steps, _named(begin))
             while not at.over:
-                values = at.round()
-                metrics.log(run.steps + at.rounds, _named(values))
+                with timing.step(config.name, run.steps + at.rounds + 1, run.ledger):
+                    values = at.round()
+                    metrics.log(run.steps + at.rounds, _named(values))
                 at.watch.look(at.rounds, values, kept)
                 if at.over or config.held_out.due(at.rounds):
                     metrics.log(run.steps + at.rounds, _named(at.measure()))

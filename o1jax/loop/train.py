@@ -18,6 +18,7 @@ from o1jax.learn.objectives import Objective
 from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
 from o1jax.learn.state import new_state
 from o1jax.learn.update import Update, build_update, jit_update
+from o1jax.loop import timing
 from o1jax.loop.checkpoint import Checkpoints
 from o1jax.loop.ledger import Ledger, count_flops
 from o1jax.loop.metrics import Metrics, progress
@@ -110,16 +111,17 @@ def _loop(
             and step < config.steps
             and not config.probe.reached(probed)
         ):
-            mark = time.monotonic()
-            batch = put_batch(run.mesh, batch)
-            flops = flops or count_flops(update, state, batch).flops
-            state, values = update(state, batch)
-            step += 1
-            metrics.log(run.steps + step, named(values))
-            tokens, position = batch.tokens.size, batches.get_state()
-            batch = next(batches, None)
-            spent = time.monotonic() - mark
-            run.ledger.add(learner.kind, tokens=tokens, flops=flops, seconds=spent)
+            with timing.step(config.name, run.steps + step + 1, run.ledger):
+                mark = time.monotonic()
+                batch = put_batch(run.mesh, batch)
+                flops = flops or count_flops(update, state, batch).flops
+                state, values = update(state, batch)
+                step += 1
+                metrics.log(run.steps + step, named(values))
+                tokens, position = batch.tokens.size, batches.get_state()
+                batch = next(batches, None)
+                spent = time.monotonic() - mark
+                run.ledger.add(learner.kind, tokens=tokens, flops=flops, seconds=spent)
             last = step == config.steps or batch is None
             if last or config.probe.due(step):
                 probed = learner.probe(state.params)

@@ -185,9 +185,9 @@ def _curves(evidence: Evidence) -> list[dict[str, Any]]:
         {
             "name": "Accuracy against compute",
             "text": "All methods choose among finished answers by the same reward "
-            "model; grading comes after. It keeps keys and values of what it has read, "
-            "in best-of-N as in a search, so that each generated token is read once and "
-            "the lower panel looks like the upper one.",
+            "model; grading comes after. It keeps keys and values of what it has "
+            "read, in best-of-N as in a search, so that each generated token is read "
+            "once and the lower panel looks like the upper one.",
             "figure": figures,
         }
     ]
