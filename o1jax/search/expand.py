@@ -41,6 +41,33 @@ ExpandFn = Callable[
 ]
 
 
+def lay_flat(pages: Store) -> Store:
+    """Pages [B, N, ...] as [B, N, C], where there are more axes.
+
+    Gathers and scatters may like different orders of those axes in memory, and to serve
+    both XLA copies all pages at every expansion.
+    """
+    flat = lambda x: x.reshape(*x.shape[:2], -1) if x.ndim > 3 else x
+    return jax.tree.map(flat, pages)
+
+
+def shaped_as(like: Store, pages: Store) -> Store:
+    """Pages that were laid flat in the shapes of others."""
+    return jax.tree.map(lambda x, flat: flat.reshape(x.shape), like, pages)
+
+
+def on_flat_pages(fn: ExpandFn, store: Store) -> ExpandFn:
+    """`fn`, which knows stores of the shapes of `store`, for those that lie flat."""
+
+    def flat_fn(
+        params: Params, key: jax.Array, flat: Store, path: jax.Array, action: jax.Array
+    ) -> tuple[NodeEval, Page]:
+        evaluation, page = fn(params, key, shaped_as(store, flat), path, action)
+        return evaluation, lay_flat(page)
+
+    return flat_fn
+
+
 class Leaf(NamedTuple):
     """Where a walk ended, per tree. With several leaves an axis M comes first."""
 

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from o1jax.config import configurable
 from o1jax.search import gumbel as gumbel_rule
-from o1jax.search.expand import ExpandFn, expand
+from o1jax.search.expand import (
+    ExpandFn,
+    expand,
+    lay_flat,
+    on_flat_pages,
+    shaped_as,
+)
 from o1jax.search.gumbel import Gumbel
 from o1jax.search.select import (
     Node,
@@ -161,7 +167,8 @@ def grow(
         roots = with_noise(noise_key, roots, config.puct)
         tree = tree.replace(edges=Edges(tree.edges.packed.at[:, 0].set(roots.packed)))
     scores = _scores(config, noise_key, roots)
-    before = tree
+    before, flat_fn = tree, on_flat_pages(expand_fn, tree.store)
+    tree = tree.replace(store=lay_flat(tree.store))
 
     def within(tree: Tree) -> Tree:
         """The trees with those ended that have spent their budget."""
@@ -192,7 +199,7 @@ def grow(
             (tree, paths), leaf = walk((tree, paths), 0)
             leaves = jax.tree.map(lambda x: x[None], leaf)
         tree, paths, leaves, found = expand(
-            params, jax.random.fold_in(key, i), tree, paths, leaves, expand_fn
+            params, jax.random.fold_in(key, i), tree, paths, leaves, flat_fn
         )
         if virtual:
             tree = jax.lax.fori_loop(
@@ -216,7 +223,9 @@ def grow(
         ),
     )
     # A later search may have another budget: only a full pool ends a tree for good.
-    tree = tree.replace(live=before.live & ~tree.exhausted)
+    tree = tree.replace(
+        live=before.live & ~tree.exhausted, store=shaped_as(before.store, tree.store)
+    )
     node = Node(tree.root_visits, tree.root_value, tree.root_raw_value)
     edges = Edges(tree.edges.packed[:, 0])
     return SearchResult(

@@ -121,9 +121,10 @@ def fold_keys(data: jax.Array, number: jax.Array) -> jax.Array:
 def path_pages(pages: jax.Array, path: jax.Array) -> jax.Array:
     """Keys or values of a layer along paths: [B, N, H, S, E] -> [B M, H, D S, E]."""
     B, M, D = path.shape
-    _, _, H, S, E = pages.shape
-    gathered = of_nodes(pages, jnp.maximum(path, 0)).swapaxes(2, 3)
-    return gathered.reshape(B * M, H, D * S, E)
+    _, N, H, S, E = pages.shape
+    # Rows laid flat, as mcts.grow() keeps them: then nothing is copied but the path.
+    rows = of_nodes(pages.reshape(B, N, -1), jnp.maximum(path, 0))
+    return rows.reshape(B * M, D, H, S, E).swapaxes(1, 2).reshape(B * M, H, D * S, E)
 
 
 def node_state(
