@@ -28,7 +28,13 @@ def rotation(
 ) -> Rotation:
     """Cosines and sines f32[..., E / 2] of the rotary angles at `position`."""
     angle = jnp.multiply.outer(position, frequencies(width, theta, scaling))
-    return _scaled((jnp.cos(angle), jnp.sin(angle)), scaling)
+    cos_sin = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    if jax.default_backend() == "cpu":
+        # XLA keeps the outcome of a product there, be it with the identity; anything
+        # else it computes anew, sine by sine, in front of every use.
+        cos_sin = cos_sin @ np.eye(width, dtype=np.float32)
+    cos, sin = jnp.split(cos_sin, 2, axis=-1)
+    return _scaled((cos, sin), scaling)
 
 
 def rotation_below(
@@ -61,7 +67,11 @@ def rotate(x: jax.Array, by: Rotation) -> jax.Array:
     """Rotates [..., T, heads, E] by cosines and sines [..., T, E / 2]."""
     cos, sin = (r[..., None, :] for r in by)
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    # Halves padded and added: on CPU four times as fast as concatenated.
+    beside = lambda *room: [(0, 0)] * (x.ndim - 1) + [room]
+    half = x.shape[-1] // 2
+    rotated = jnp.pad(a * cos - b * sin, beside(0, half))
+    rotated += jnp.pad(b * cos + a * sin, beside(half, 0))
     return rotated.astype(x.dtype)
 
 
