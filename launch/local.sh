@@ -51,31 +51,26 @@ for ((i = 0; i < count; i++)); do
   echo "$!" >"$logs/$i.pid"
 done
 
-pass_on() { kill -"$1" "${pids[@]}" 2>/dev/null || true; }
+pass_on() { ((${#pids[@]} == 0)) || kill -"$1" "${pids[@]}" 2>/dev/null || true; }
 trap 'pass_on TERM' TERM
 trap 'pass_on INT' INT
 trap 'pass_on KILL' EXIT
 
 code=0
-for ((left = count; left > 0; left--)); do
-  # A trapped signal ends `wait` early, with a code above 128: then wait on.
-  while :; do
-    one=0
-    ended=
-    wait -n -p ended "${pids[@]}" || one=$?
-    [[ -n $ended ]] && break
-  done
+while ((${#pids[@]})); do
+  wait -n "${pids[@]}" 2>/dev/null || true # a trapped signal ends it too
   for i in "${!pids[@]}"; do
-    if [[ ${pids[i]} == "$ended" ]]; then
-      unset 'pids[i]'
-      break
+    kill -0 "${pids[i]}" 2>/dev/null && continue
+    one=0
+    wait "${pids[i]}" 2>/dev/null || one=$?
+    unset "pids[i]"
+    if ((one && !code)); then
+      code=$one
+      echo "local.sh: process $i of $count ended with code $one" >&2
+      ((i == 0)) || tail -n 20 "$logs/$i.log" >&2
+      ((${#pids[@]} == 0)) || { sleep 1; pass_on KILL; } # they wait for it in vain
     fi
   done
-  if ((one && !code)); then
-    code=$one
-    echo "local.sh: process $i of $count ended with code $one" >&2
-    ((i == 0)) || tail -n 20 "$logs/$i.log" >&2
-    ((${#pids[@]} == 0)) || { sleep "${O1JAX_LOCAL_WAIT:-1}"; pass_on KILL; }
-  fi
+  sleep 0.05
 done
 exit "$code"

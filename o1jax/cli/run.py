@@ -25,7 +25,8 @@ def run_command(args: Namespace) -> None:
             hosts.once(lambda: check_workdir(loaded, workdir))
             run(loaded, workdir)
     except preemption.Preempted as reason:
-        print(f"o1jax: SIGTERM: {reason}; run again to go on", file=sys.stderr)
+        if hosts.first() or not reason.together:
+            print(f"o1jax: SIGTERM: {reason}; run again to go on", file=sys.stderr)
         if reason.together:
             hosts.part()
         _exit(preemption.exit_code())

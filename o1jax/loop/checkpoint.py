@@ -82,13 +82,13 @@ class Checkpoints:
         self._writing: int | None = None  # the step whose outcome nobody knows yet
         self._manager = self._open()
 
-    def due(self, step: int, *, ahead: bool = False) -> bool:
+    def due(self, step: int, *, during: Any = None) -> bool:
         """Whether the step is one to save; all processes have to ask, each step.
 
         It is if the machine is about to be taken away: `save` then raises Preempted.
-        ahead: see preemption.agreed.
+        during: what the devices are at, see preemption.agreed.
         """
-        self._leaving = preemption.agreed(ahead=ahead)
+        self._leaving = preemption.agreed(during=during)
         return self._leaving or step % self.every == 0
 
     def save(

@@ -127,7 +127,7 @@ def _loop(
                 probed = learner.probe(state.params)
                 metrics.log(run.steps + step, named(probed))
                 last = last or config.probe.reached(probed)
-            if last or saved.due(step, ahead=True):
+            if last or saved.due(step, during=values):
                 metrics.flush()
                 seconds = time.monotonic() - began
                 extra = {

@@ -85,25 +85,27 @@ def start(mind: str = "") -> None:
     hosts = hosts_of(os.environ)
     if hosts is None or jax.distributed.is_initialized():
         return
+    place: dict[str, Any] = {}
+    if hosts.address:
+        mind = f"jax {jax.__version__}{mind and ', '}{mind}"
+        where = (hosts.address, hosts.count, hosts.index)
+        roll_call(*where, mind=mind, timeout=hosts.timeout)
+        place = dict(zip(("coordinator_address", "num_processes", "process_id"), where))
     if jax.config.jax_platforms == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         # Programs of one process that run side by side would meet each other's
-        # messages in another order elsewhere, and wait for ever.
+        # messages in another order elsewhere, and wait for ever; and so does a program
+        # that one process compiled and the others read from the cache (jax 0.10).
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+        jax.config.update("jax_enable_compilation_cache", False)
     # Its handler of SIGTERM would take the place of ours (preemption.py).
     jax.config.update("jax_enable_preemption_service", False)
-    waits = {
-        "initialization_timeout": int(hosts.timeout),
-        "heartbeat_timeout_seconds": hosts.heartbeat,
-        "shutdown_timeout_seconds": 30,
-    }
-    if not hosts.address:
-        jax.distributed.initialize(**waits)
-        return
-    place = {"count": hosts.count, "index": hosts.index}
-    mind = f"jax {jax.__version__}{mind and ', '}{mind}"
-    roll_call(hosts.address, **place, mind=mind, timeout=hosts.timeout)
-    jax.distributed.initialize(hosts.address, hosts.count, hosts.index, **waits)
+    jax.distributed.initialize(
+        **place,
+        initialization_timeout=int(hosts.timeout),
+        heartbeat_timeout_seconds=hosts.heartbeat,
+        shutdown_timeout_seconds=30,
+    )
 
 
 def several() -> bool:

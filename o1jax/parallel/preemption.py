@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,15 +68,18 @@ def saving() -> Iterator[None]:
         _savers -= 1
 
 
-def agreed(*, ahead: bool = False) -> bool:
+def agreed(*, during: Any = None) -> bool:
     """Whether to stop here: some process was told. All processes have to ask.
 
-    ahead: says what was found at the call before, so that nobody waits for the device.
+    during: results of the step that the devices are at. Then nobody waits for it, and
+    what was found at the call before is said.
     """
     if not hosts.several():
         return _asked.is_set()
-    if not ahead:
+    if during is None:
         return not hosts.everywhere(not _asked.is_set())
+    if jax.default_backend() == "cpu":  # gloo would mix up messages of two programs
+        jax.block_until_ready(during)
     _votes.append(_vote(_asked.is_set()))
     return len(_votes) > 1 and bool(_votes.pop(0))
 

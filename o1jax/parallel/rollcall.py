@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 EVERY = 0.2  # seconds between two attempts to reach the first process
+PATIENCE = 5.0  # seconds longer than process 0 waits: its word says more than silence
 
 
 class RollCallError(ValueError):
@@ -67,8 +68,7 @@ def _call(address: str, own: dict[str, Any], deadline: float, timeout: float) ->
 def _answer(address: str, own: dict[str, Any], deadline: float, timeout: float) -> None:
     """Another process: says who it is until process 0 has heard everybody."""
     while True:
-        # A little longer than process 0 waits: its word says more than silence does.
-        left = deadline + 5 - time.monotonic()
+        left = deadline + PATIENCE - time.monotonic()
         if left <= 0:
             raise RollCallError(
                 f"process 0 did not answer at {address} within {timeout:g} s; this is "
