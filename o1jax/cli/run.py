@@ -1,6 +1,7 @@
 """`o1jax run`: one process, or one of several that the environment names."""
 
 import contextlib
+import errno
 import os
 import sys
 from argparse import Namespace
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from o1jax.config import check_workdir, load
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_command(args: Namespace) -> None:
@@ -30,6 +33,12 @@ def run_command(args: Namespace) -> None:
         if reason.together:
             hosts.part()
         _exit(preemption.exit_code())
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise RuntimeError(
+            f"{workdir}: {error.strerror}; what was saved stands: make room, run again"
+        ) from error
     if hosts.first():
         report = write_report(workdir)
         print(report.read_text())
