@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from o1jax.data.behaviours.masking import silent_tokens
 from o1jax.data.datasets import Source
 from o1jax.data.prefetch import Prefetch, prefetch
 from o1jax.data.stream import BatchConfig, BatchStream, Document
@@ -41,12 +42,15 @@ def sft_batches(
 ) -> BatchStream:
     """Worked examples to imitate: weight 1 on the response and its EOS only.
 
+    Steps that the example's author keeps silent have none (`Behaviours.masked`).
     An endless source is read in order, a finite one in a new seeded order each epoch.
     """
 
     def document(example: Example) -> Document:
         prompt, response = template.encode(tokenizer, example)
-        return Document(np.array(prompt + response, np.int32), len(prompt))
+        ids = np.array(prompt + response, np.int32)
+        silent = silent_tokens(tokenizer, template, example, len(prompt), len(ids))
+        return Document(ids, len(prompt), silent)
 
     return BatchStream(
         source,

@@ -49,6 +49,7 @@ class Document(NamedTuple):
 
     ids: np.ndarray
     given: int
+    silent: np.ndarray | None = None  # bool per token: no weight there either
 
 
 class _Piece(NamedTuple):
@@ -58,6 +59,7 @@ class _Piece(NamedTuple):
     number: int
     ids: np.ndarray
     given: int
+    silent: np.ndarray | None = None
 
 
 class BatchStream:
@@ -136,6 +138,8 @@ class BatchStream:
             segment[row, here] = segments[row]
             position[row, here] = np.arange(size)
             weight[row, start + piece.given : start + size] = 1
+            if piece.silent is not None:
+                weight[row, here][piece.silent] = 0
             free[row] = free[row] - size if self._packed else 0
 
         waiting, self._waiting = self._waiting, []
@@ -205,7 +209,7 @@ class BatchStream:
         A cut document's next piece begins with the last token of the one before, as
         context without weight: so each token but BOS is predicted exactly once.
         """
-        ids, given = self._read(record)
+        ids, given, silent = self._read(record)
         length = self._config.length
         if len(ids) > length and not self._cut:
             if self._config.on_overflow == "error":
@@ -217,8 +221,13 @@ class BatchStream:
         start = number * (length - 1)
         if number and start + 1 >= len(ids):
             return None
+        own = slice(start, start + length)
         return _Piece(
-            record, number, ids[start : start + length], 1 if number else given
+            record,
+            number,
+            ids[own],
+            1 if number else given,
+            None if silent is None else silent[own],
         )
 
     def _read_record(self, record: int) -> Document:

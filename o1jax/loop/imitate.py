@@ -15,7 +15,10 @@ from o1jax.data.batches import (
     packed_batches,
     sft_batches,
 )
+from o1jax.data.behaviours.task import Behaviours
+from o1jax.data.budget import within_budget
 from o1jax.data.datasets import DatasetConfig, RecordSource, TaskSource, prepare
+from o1jax.data.search_text.task import SearchText
 from o1jax.learn.objectives import imitation
 from o1jax.learn.optimizer import OptimizerConfig
 from o1jax.loop.probe import Probe, build_loss_probe, build_probe
@@ -24,6 +27,9 @@ from o1jax.loop.workdir import StageRecord, Workdir
 from o1jax.parallel.hosts import once
 from o1jax.tasks.task import Example, Task
 from o1jax.types import Params
+
+# Tasks whose solutions show how they were found; an experiment file may name them.
+TEXTS = (Behaviours, SearchText)
 
 
 @configurable
@@ -62,7 +68,7 @@ def imitate(run: Workdir, index: int, config: Imitate) -> StageRecord:
     """Trains until `config.steps`, the end of the data, or the goal of the probe."""
     learner = Learner(
         objective=imitation(run.policy),
-        stream=_stream(run, config),
+        stream=within_budget(_stream(run, config), config.batch, steps=config.steps),
         probe=_probe(run, config),
         folder=run.checkpoints(index),
     )
