@@ -30,6 +30,7 @@ from o1jax.parallel.preemption import Preempted
 from o1jax.parallel.sharding import path_name
 from o1jax.types import Params, TrainState
 
+CHUNK = 64 << 20  # bytes at the most: a reader decodes a chunk whole
 STEP_NAMES = ocp.path.step.standard_name_format(step_format_fixed_length=6)
 
 # Orbax logs a failed write three times with tracebacks; here it is raised, once.
@@ -126,12 +127,14 @@ class Checkpoints:
             meta = json.loads(json.dumps(meta))  # a copy: the caller's may change
         except (TypeError, ValueError) as error:
             raise ValueError(f"position and extra must be JSON: {error}") from error
+        tree = unflatten_dict(arrays, sep="/")
+        chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), tree)
         self._writing = step
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(unflatten_dict(arrays, sep="/")),
+                    state=ocp.args.PyTreeSave(tree, save_args=chunked),
                     meta=ocp.args.JsonSave(meta),
                 ),
                 force=True,

@@ -19,6 +19,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from o1jax.inspect.checkpoint_report import inspect_checkpoint
+from o1jax.loop import checkpoint
 from o1jax.loop.checkpoint import CheckpointError, Checkpoints, restore_params
 from o1jax.parallel.mesh import MeshConfig, build_mesh, put_batch
 from o1jax.parallel.sharding import shard, shardings
@@ -88,6 +90,17 @@ def test_round_trip_of_every_type(tmp_path):
     # The key goes on as the saved one would have.
     expected = jax.random.bits(jax.random.fold_in(jax.random.key(3), 1))
     assert jax.random.bits(jax.random.fold_in(found.state.key, 1)) == expected
+
+
+def test_a_large_array_lies_in_chunks_that_a_reader_can_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "CHUNK", 64)
+    write(tmp_path, 1)
+    params = inspect_checkpoint(str(tmp_path)).checkpoint.params
+    kernel = next(array for array in params if "kernel" in array.path)
+    assert kernel.zarr.shape == (8, 16) and kernel.chunks >= 8 * 16 * 4 // 64
+    assert np.prod(kernel.zarr.chunk_shape) * 4 <= 64
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(make_state(0)).state, make_state(1))
 
 
 def test_keeps_the_newest_and_knows_what_is_due(tmp_path):
