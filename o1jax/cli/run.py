@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import os
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import NoReturn
 
-from o1jax.config import check_workdir, load
+from o1jax.config import ConfigError, check_workdir, load
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -22,6 +23,8 @@ def run_command(args: Namespace) -> None:
 
     loaded = load(args.file, args.set)
     workdir = args.workdir or Path("runs") / Path(args.file).stem
+    if re.match(r"\w+:/", str(workdir)):  # Path has made gs:/ of gs://
+        raise ConfigError(f"--workdir {workdir}: a bucket must be mounted as a folder")
     hosts.start(f"o1jax {o1jax.__version__}, config {loaded.fingerprint()[:8]}")
     try:
         with preemption.watching():
