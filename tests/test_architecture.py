@@ -19,12 +19,14 @@ ROOT = Path(__file__).parent.parent
 IMPORTERS = {
     "tasks": ("data", "reward.outcome", "loop"),
     "data": ("loop",),
-    "policy": ("rollout", "reward", "search.steps", "learn", "loop"),
+    "policy": ("models", "rollout", "reward", "search.steps", "learn", "loop"),
+    "models": ("loop",),
     "rollout": ("search", "loop"),
     "reward": ("search.steps", "loop"),
     "search": ("loop",),
     "learn": ("loop",),
-    "loop": ("cli",),
+    "loop": ("cli", "aot"),
+    "aot": ("cli",),
     "inspect": ("cli",),
     "cli": ("__main__",),
 }

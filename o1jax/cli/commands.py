@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from o1jax.cli import arguments
+from o1jax.cli.aot import aot_arguments, aot_command
 from o1jax.cli.run import run_command
 from o1jax.config import ConfigError, Loaded, load
 
@@ -265,5 +266,12 @@ COMMANDS = {
         "  o1jax inspect RUN/000200 --diff RUN/000100 --only params",
         arguments.inspect_arguments,
         _inspect,
+    ),
+    "aot": Command(
+        "check ahead of time that an experiment fits a TPU slice; needs no TPU",
+        "o1jax aot experiments/pod/pretrain-7b-v5e-256.gin --topology v5e:16x16\n"
+        "  o1jax aot FILE FILE --topology v5p:4x4x4 --json OUT.json --html OUT.html",
+        aot_arguments,
+        aot_command,
     ),
 }

@@ -14,10 +14,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from o1jax.parallel.mesh import AXES, MeshConfig
-from o1jax.parallel.sharding import DECODE_RULES, path_name, shardings
+from o1jax.parallel.sharding import (
+    DECODE_RULES,
+    TRANSFORMER_RULES,
+    path_name,
+    shardings,
+    spec_of,
+)
 from o1jax.policy.policy import PolicyConfig, build_policy
 from o1jax.types import Params
 
@@ -50,7 +57,7 @@ def _layout(train: Mesh, config: MeshConfig, policy: PolicyConfig) -> Layout:
 
     @functools.cache
     def build(treedef: Any, shapes: tuple) -> Callable[[Params], Params]:
-        return reshard(policy, treedef.unflatten(shapes), mesh)
+        return reshard(policy, treedef.unflatten(shapes), train, mesh)
 
     def place(params: Params) -> Params:
         leaves, treedef = jax.tree.flatten(params)
@@ -74,18 +81,46 @@ def same_devices(train: Mesh, config: MeshConfig) -> Mesh:
     return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def reshard(policy: PolicyConfig, shapes: Params, mesh: Mesh) -> Callable:
-    """params -> the same to decode with, one program; shapes: of the parameters."""
-    dtype = _compute_dtype(policy)
+def reshard(
+    policy: PolicyConfig, shapes: Params, train: Mesh, mesh: Mesh
+) -> Callable[[Params], Params]:
+    """params on `train` -> the same to decode with on `mesh`, one program.
 
-    def cast(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
-        wide = x.ndim < 2 or WIDE.search(path_name(path))
-        return x if wide else x.astype(dtype)
+    shapes: of the parameters.
+    """
+    dtype, between = _compute_dtype(policy), _between(train, mesh)
+
+    def move(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
+        name = path_name(path)
+        if x.ndim < 2 or WIDE.search(name):
+            return x
+        x = x.astype(dtype)
+        before = spec_of(name, x.shape, TRANSFORMER_RULES)
+        after = spec_of(name, x.shape, DECODE_RULES)
+        if between is None or "fsdp" not in before or "tensor" not in after:
+            return x
+        # In one step the partitioner would bring the whole array to every device.
+        parts = ["high" if axis == "fsdp" else None for axis in before]
+        parts[after.index("tensor")] = "low"
+        return jax.lax.with_sharding_constraint(x, NamedSharding(between, P(*parts)))
 
     def to_decode(params: Params) -> Params:
-        return jax.tree_util.tree_map_with_path(cast, params)
+        return jax.tree_util.tree_map_with_path(move, params)
 
     return jax.jit(to_decode, out_shardings=shardings(shapes, DECODE_RULES, mesh))
+
+
+def _between(train: Mesh, decode: Mesh) -> Mesh | None:
+    """A mesh in whose axes both can be said, where fsdp holds the other's tensor axis.
+
+    Devices of one place along `low` share the place along tensor.
+    """
+    low, fsdp = decode.shape["tensor"], train.shape["fsdp"]
+    if train.shape["tensor"] > 1 or fsdp % low:
+        return None
+    devices = train.devices.reshape(train.shape["data"], fsdp // low, low)
+    names = ("data", "high", "low")
+    return Mesh(devices, names, axis_types=(AxisType.Auto,) * 3)
 
 
 def _compute_dtype(config: PolicyConfig) -> jnp.dtype:

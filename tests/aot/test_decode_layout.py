@@ -18,7 +18,7 @@ CONFIG = SamplerConfig(rows=2, max_new_tokens=NEW, refill_rows=1, stop_ids=(1, 2
 
 
 def test_parameters_move_and_the_same_tokens_come(make, jit):
-    config, policy, params = make(qk_norm=True)
+    config, policy, params = make(layers=1)
     run = SimpleNamespace(
         mesh=build_mesh(MeshConfig(2, 4, 1)),
         experiment=SimpleNamespace(decode=MeshConfig(4, 1, 2)),
