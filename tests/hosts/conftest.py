@@ -89,9 +89,15 @@ class Job:
         file = self.workdir / "metrics.jsonl"
         return len(file.read_text().splitlines()) if file.exists() else 0
 
+    def close(self):
+        """Ends what a failed test has left."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate()
+
     def end(self):
         """(exit code, stdout, stderr), without what gloo and the bar say."""
-        both = self._process.communicate(timeout=240)
+        both = self._process.communicate()
         quiet = [
             [x for x in said.splitlines() if not x.startswith(("[Gloo]", "imitate "))]
             for said in both
@@ -105,6 +111,12 @@ def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
     file = folder / "several.gin"
     file.write_text(EXPERIMENT)
-    return lambda workdir, count, *more, **options: Job(
-        folder, options.pop("file", file), workdir, count, *more, **options
-    )
+    jobs = []
+
+    def start(workdir, count, *more, **options):
+        jobs.append(Job(folder, file, workdir, count, *more, **options))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.close()
