@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from o1jax.cli import arguments
 from o1jax.cli.aot import aot_arguments, aot_command
+from o1jax.cli.models import (
+    export_arguments,
+    export_command,
+    import_arguments,
+    import_command,
+)
 from o1jax.cli.run import run_command
 from o1jax.config import ConfigError, Loaded, load
 
@@ -273,5 +279,18 @@ COMMANDS = {
         "  o1jax aot FILE FILE --topology v5p:4x4x4 --json OUT.json --html OUT.html",
         aot_arguments,
         aot_command,
+    ),
+    "import": Command(
+        "make a workdir of a published model: safetensors or GGUF",
+        "o1jax import models/Qwen2.5-0.5B runs/qwen\n"
+        "  o1jax import SmolLM2-135M-Instruct.Q4_1.gguf runs/smollm --dtype bfloat16",
+        import_arguments,
+        import_command,
+    ),
+    "export": Command(
+        "write the newest policy of a run as safetensors that transformers loads",
+        "o1jax export runs/qwen exported/qwen",
+        export_arguments,
+        export_command,
     ),
 }

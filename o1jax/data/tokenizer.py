@@ -212,7 +212,7 @@ class TokenizerConfig:
     """Which tokenizer an experiment uses."""
 
     kind: Literal["symbols", "text", "file"] = "symbols"
-    path: str = ""  # of the .model, for kind "file"
+    path: str = ""  # of the .model or tokenizer.json, for kind "file"
     vocab_size: int = 4096  # at most, for kind "text"
 
     def __post_init__(self) -> None:
@@ -238,7 +238,16 @@ def build(
 ) -> Tokenizer:
     """The tokenizer that `config` asks for, from the task's symbols or the texts."""
     if config.kind == "file":
-        return Tokenizer.load(config.path)
+        return load(config.path)
     if config.kind == "text":
         return from_texts(texts, config.vocab_size, task_symbols)
     return from_symbols(task_symbols)
+
+
+def load(path: str | Path) -> Tokenizer:
+    """The tokenizer of a .model or, by the tokenizers library, a .json file."""
+    if Path(path).suffix == ".json":
+        from o1jax.data.json_tokenizer import JsonTokenizer
+
+        return JsonTokenizer.load(path)
+    return Tokenizer.load(path)

@@ -13,6 +13,7 @@ from o1jax.loop.compare import Compare
 from o1jax.loop.evaluate import Evaluate
 from o1jax.loop.imitate import Imitate
 from o1jax.loop.improve import Improve
+from o1jax.loop.pretrained import Pretrained
 from o1jax.loop.reward_model import TrainReward
 from o1jax.parallel.mesh import MeshConfig
 from o1jax.policy.policy import PolicyConfig
@@ -21,7 +22,7 @@ from o1jax.search.pages import GUIDES
 from o1jax.tasks import Chain
 from o1jax.tasks.task import Task
 
-Stage = Imitate | TrainReward | Improve | Evaluate | Compare
+Stage = Pretrained | Imitate | TrainReward | Improve | Evaluate | Compare
 
 
 @configurable

@@ -21,11 +21,13 @@ from o1jax.loop.evaluate import Evaluate
 from o1jax.loop.imitate import Imitate, imitate
 from o1jax.loop.improve import Improve, improve
 from o1jax.loop.methods import Search, with_guide
+from o1jax.loop.pretrained import Pretrained, pretrained
 from o1jax.loop.reward_model import TrainReward, train_reward
 from o1jax.loop.workdir import Workdir, write_json, write_jsonl
 from o1jax.tasks.task import Task
 
 STAGES = {
+    Pretrained: pretrained,
     Imitate: imitate,
     TrainReward: train_reward,
     Improve: improve,

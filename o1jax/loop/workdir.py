@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from o1jax.data import tokenizer as tokenizers
@@ -38,7 +39,8 @@ from o1jax.reward.versions import Weights
 from o1jax.tasks.task import Task
 from o1jax.types import Params
 
-TRAINS_POLICY = ("imitate", "improve")  # kinds of stages that leave new parameters
+# Kinds of stages that leave parameters of their own.
+TRAINS_POLICY = ("imitate", "improve", "pretrained")
 
 
 class StageRecord(NamedTuple):
@@ -72,8 +74,9 @@ class Workdir:
         return self.mesh.size // self.mesh.shape["tensor"]
 
     def task(self, stage: Any) -> Task | None:
-        """The task of a stage; None for a stage with a dataset of its own."""
-        if getattr(stage, "dataset", None) is not None:
+        """The task of a stage; None if it has a dataset of its own, or no questions."""
+        has_dataset = getattr(stage, "dataset", None) is not None
+        if has_dataset or not getattr(stage, "asks", True):
             return None
         return getattr(stage, "task", None) or self.experiment.task
 
@@ -85,9 +88,10 @@ class Workdir:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The workdir's own, made at the first use."""
-        file = self.path / "tokenizer.model"
+        of_library = self.experiment.tokenizer.path.endswith(".json")
+        file = self.path / f"tokenizer.{'json' if of_library else 'model'}"
         once(lambda: file.exists() or self._make_tokenizer(file))
-        return Tokenizer.load(file)
+        return tokenizers.load(file)
 
     def _make_tokenizer(self, file: Path) -> None:
         words = (word for task in self.tasks() for word in task.symbols())
@@ -129,14 +133,14 @@ class Workdir:
         if self.params is None:
             trained = [i for i in range(index) if self._read(i).kind in TRAINS_POLICY]
             if trained:
-                return self._restored(trained[-1], self._read(trained[-1]).steps)
+                return self.stage_params(trained[-1], self._read(trained[-1]).steps)
         return self.current_params()
 
     def newest_params(self) -> Params:
         """Parameters of the newest checkpoint of any stage, for eval and ask."""
         for index in reversed(range(len(self.experiment.stages))):
             if self._has_checkpoint(index):
-                return self._restored(index)
+                return self.stage_params(index)
         raise ValueError(f"{self.path} holds no checkpoint yet: run it first")
 
     def checkpoints(self, index: int) -> Path:
@@ -202,7 +206,7 @@ class Workdir:
                 break
             try:
                 last = trained[-1]
-                self.params = self._restored(last, records[last].steps)
+                self.params = self.stage_params(last, records[last].steps)
                 break
             except CheckpointError as error:
                 print(
@@ -231,10 +235,16 @@ class Workdir:
         folder = self.checkpoints(index)
         return folder.is_dir() and any(x.name.isdecimal() for x in folder.iterdir())
 
-    def _restored(self, index: int, step: int | None = None) -> Params:
+    def stage_params(self, index: int, step: int | None = None) -> Params:
+        """Parameters that a stage left (default: its newest checkpoint).
+
+        An imported model may be bf16; where the run goes on to train it, it is f32.
+        """
         restored = restore_params(self.checkpoints(index), step).params
         if "critic" in restored:  # of a stage whose critic has a network of its own
             restored = restored["policy"]
+        if len(self.experiment.stages) > 1:
+            restored = jax.tree.map(lambda x: x.astype(jnp.float32), restored)
         return shard(restored, TRANSFORMER_RULES, self.mesh)
 
     def _texts(self) -> Sequence[str]:
