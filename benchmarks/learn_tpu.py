@@ -13,7 +13,6 @@ import environments  # isort: skip
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,13 +25,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hlo import collectives
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from run import machine
-from search_tpu import ENVIRONMENT, TOPOLOGY, library
+from search_tpu import TOPOLOGY, begun
 
+from o1jax.aot.chips import CHIPS
+from o1jax.aot.collectives import collectives
+from o1jax.aot.hlo import parse
 from o1jax.learn.experience import Experience
 from o1jax.learn.kl import KLControl
 from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
@@ -45,7 +46,7 @@ from o1jax.policy.policy import Policy, PolicyConfig, build_policy
 from o1jax.types import TrainState
 
 OUT = Path(__file__).with_name("results_learn_tpu.json")
-HBM = 16 * 2**30  # of a v5e chip
+HBM = CHIPS["v5e"].hbm_bytes
 NETWORK = PolicyConfig(
     vocab=32_000, width=4096, layers=32, heads=32, ff=11_008, dtype="bfloat16"
 )
@@ -125,7 +126,7 @@ def compiled(name: str, fn: Callable, *arguments: Any, **options: Any) -> dict:
         "collectives": None,
     }
     try:
-        found = collectives(program.as_text(), mesh)
+        found = collectives(parse(program.as_text()), mesh)
     except jax.errors.JaxRuntimeError:
         return row
     kinds = [f"{c.kind} along {'+'.join(c.axes)}" for c in found]
@@ -221,16 +222,8 @@ def main(argv: list[str]) -> int:
     add("--layers", type=int, default=NETWORK.layers, help="fewer: not written")
     add("--layout", type=int, help="only this one of the layouts: not written")
     args = parser.parse_args(argv)
-    if not ENVIRONMENT.items() <= os.environ.items():
-        # jax reads them when it is imported, so the process begins anew.
-        try:
-            path = os.environ.get("TPU_LIBRARY_PATH") or str(library())
-        except environments.SetupError as error:
-            print(f"learn_tpu.py: error: {error}", file=sys.stderr)
-            return 1
-        more = ENVIRONMENT | {"TPU_LIBRARY_PATH": path}
-        command = [sys.executable, str(Path(__file__).resolve()), *argv]
-        os.execve(sys.executable, command, os.environ | more)
+    if not begun(__file__, argv):
+        return 1
     network = replace(NETWORK, layers=args.layers)
     params = jax.eval_shape(build_policy(network).init, jax.random.key(0))
     count = sum(x.size for x in jax.tree.leaves(params))

@@ -25,12 +25,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hlo import Collective, collectives
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from run import VENVS, machine
 from sizes import SIZES
 
+from o1jax.aot.collectives import Collective, collectives
+from o1jax.aot.environment import QUIET
+from o1jax.aot.hlo import parse
 from o1jax.parallel.sharding import DECODE_RULES, TRANSFORMER_RULES, Rules, shardings
 from o1jax.policy.policy import Policy, PolicyConfig, build_policy
 from o1jax.search.mcts import Mcts
@@ -39,15 +41,6 @@ from o1jax.search.tree import SearchResult
 from o1jax.types import Params, Prompts
 
 OUT = Path(__file__).with_name("results_tpu.json")
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    # A quiet start: nothing is asked of a TPU that is not there.
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 TOPOLOGY = "v5e:16x16"
 TREES = 1024
 TENSOR = 4
@@ -83,7 +76,12 @@ class Compiled:
     @property
     def of_policy(self) -> Counter:
         """How many of each kind are the network's own."""
-        return Counter(c.kind for c in self.collectives or () if c.policy)
+        return Counter(c.kind for c in self.collectives or () if of_policy(c))
+
+
+def of_policy(collective: Collective) -> bool:
+    """Whether it is part of the network's own computation."""
+    return "policy" in collective.scope.split("/")
 
 
 def compiled(name: str, fn: Callable, arguments: tuple, mesh: Mesh) -> Compiled:
@@ -92,7 +90,7 @@ def compiled(name: str, fn: Callable, arguments: tuple, mesh: Mesh) -> Compiled:
     program = jax.jit(fn).lower(*arguments).compile()
     seconds = time.perf_counter() - start
     try:
-        found = collectives(program.as_text(), mesh)
+        found = tuple(collectives(parse(program.as_text()), mesh))
     except jax.errors.JaxRuntimeError:
         found = None
     memory = program.memory_analysis()
@@ -293,6 +291,22 @@ def library() -> Path:
     return next(folder.glob("lib/python*/site-packages/libtpu/libtpu.so"))
 
 
+def begun(script: str, argv: list[str]) -> bool:
+    """Begins the process anew where libtpu's variables are not set; False: no libtpu.
+
+    jax reads them when it is imported.
+    """
+    if QUIET.items() <= os.environ.items():
+        return True
+    try:
+        path = os.environ.get("TPU_LIBRARY_PATH") or str(library())
+    except environments.SetupError as error:
+        print(f"{Path(script).name}: error: {error}", file=sys.stderr)
+        return False
+    command = [sys.executable, str(Path(script).resolve()), *argv]
+    os.execve(sys.executable, command, os.environ | QUIET | {"TPU_LIBRARY_PATH": path})
+
+
 def main(argv: list[str]) -> int:
     """Runs what the command line asks for; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -300,16 +314,8 @@ def main(argv: list[str]) -> int:
         "--size", choices=SIZES, help="one size only; the results are not written"
     )
     args = parser.parse_args(argv)
-    if not ENVIRONMENT.items() <= os.environ.items():
-        # jax reads them when it is imported, so the process begins anew.
-        try:
-            path = os.environ.get("TPU_LIBRARY_PATH") or str(library())
-        except environments.SetupError as error:
-            print(f"search_tpu.py: error: {error}", file=sys.stderr)
-            return 1
-        more = ENVIRONMENT | {"TPU_LIBRARY_PATH": path}
-        command = [sys.executable, str(Path(__file__).resolve()), *argv]
-        os.execve(sys.executable, command, os.environ | more)
+    if not begun(__file__, argv):
+        return 1
     print(f"{TREES} trees of {SEARCH.pool} nodes for {TOPOLOGY}; MB a device, seconds")
     print("by shapes: a device's trees, and what the loop holds; as compiled: output")
     print("(the trees), temporaries in HBM (0: all of them fit on the chip)")

@@ -18,7 +18,7 @@ class Chip:
     """One chip. All rates are per second."""
 
     name: str
-    hbm_bytes: float  # that a program may use
+    hbm_bytes: float  # of a device, that a program may use
     flops: float  # dense bf16
     hbm_rate: float  # bytes
     links: int  # to neighbours; two along each dimension of the torus
@@ -26,6 +26,7 @@ class Chip:
     dimensions: int  # of the torus
     largest: int  # chips of a slice
     source: str
+    devices: int = 1  # that libtpu makes of a chip; they share what it has
 
 
 CHIPS = {
@@ -33,7 +34,7 @@ CHIPS = {
     for chip in (
         Chip(
             "v4",
-            hbm_bytes=30.75 * GIB,
+            hbm_bytes=15.25 * GIB,
             flops=275e12,
             hbm_rate=1.2e12,
             links=6,
@@ -41,6 +42,7 @@ CHIPS = {
             dimensions=3,
             largest=4096,
             source="https://cloud.google.com/tpu/docs/v4",
+            devices=2,  # its cores
         ),
         Chip(
             "v5e",

@@ -46,9 +46,9 @@ def roofline(
     """
     rate = lambda dimensions: min(chip.links, 2 * dimensions) * chip.link_rate
     return Roofline(
-        compute=flops / chip.flops,
-        memory=memory_bytes / chip.hbm_rate,
-        interconnect=sum(size / rate(max(1, n)) for size, n in sent),
+        compute=chip.devices * flops / chip.flops,
+        memory=chip.devices * memory_bytes / chip.hbm_rate,
+        interconnect=chip.devices * sum(size / rate(max(1, n)) for size, n in sent),
     )
 
 

@@ -23,6 +23,9 @@ def test_what_bounds_a_program():
     wide = roofline(V5E, flops=0, memory_bytes=0, sent=[(25e9, 1), (400e9, 2)])
     assert wide.interconnect == pytest.approx(0.25 + 400 / 200)
     assert wide.bound == "interconnect"
+    # Two devices of libtpu's share a v4 chip.
+    half = roofline(CHIPS["v4"], flops=275e12 / 2, memory_bytes=0.6e12, sent=())
+    assert half == pytest.approx((1.0, 1.0, 0.0))
 
 
 def test_dimensions_of_the_torus_that_an_axis_spans():
@@ -37,7 +40,7 @@ def test_dimensions_of_the_torus_that_an_axis_spans():
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
 def test_chips_are_plausible(chip):
-    assert 8 * GIB < chip.hbm_bytes < 128 * GIB
+    assert 8 * GIB < chip.hbm_bytes * chip.devices < 128 * GIB
     assert 1e14 < chip.flops < 1e15
     # FLOPs that a byte of memory must be worth, and bytes of memory one of a link.
     assert 100 < chip.flops / chip.hbm_rate < 1000
