@@ -2,10 +2,13 @@
 
 The batch is what the loop feeds: packed rows with segments, positions and weights.
 `train/SIZE` takes the number of microbatches that is best here, `train/SIZE/N` takes N;
-`ppo-update/SIZE` is the same, to be held against the update of PPO.
+`ppo-update/SIZE` is the same, to be held against the update of PPO. `products/SIZE`
+are the matrix products of the step and nothing else: what could be reached at most.
 """
 
 import worker  # isort: skip  (pins the process first)
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +35,49 @@ def some_batch(size: sizes.Size) -> TokenBatch:
     )
 
 
+def products(size: sizes.Size, microbatches: int) -> worker.Run:
+    """All matrix products of a microbatch, forward and backward, in one program."""
+    B, T, D = size.train_rows // microbatches, size.length, size.width
+    n, heads, wide = B * T, (B, size.heads, T), D // size.heads
+    weights = [(D, 3 * D), (D, D), (D, 2 * size.ff), (size.ff, D)] * size.layers
+    weights.append((D, size.vocab))
+    draw = lambda *shape: jax.random.normal(jax.random.key(0), shape)
+    # [x, w, what comes back from behind]: the product and its two gradients.
+    plain = [(draw(n, i), draw(i, o), draw(n, o)) for i, o in weights]
+    scores = (draw(*heads, wide), draw(*heads, wide), draw(*heads, T))
+    mixed = (draw(*heads, T), draw(*heads, wide), draw(*heads, wide))
+
+    @jax.jit
+    def run_once(plain, attention):
+        out = []
+        for x, w, back in plain:
+            out += [x @ w, back @ w.T, x.T @ back]
+        for score, mix in attention:
+            for subscripts, (a, b, back) in (
+                ("bhqe,bhse->bhqs", score),
+                ("bhqs,bhse->bhqe", mix),
+            ):
+                y, pull = jax.vjp(partial(jnp.einsum, subscripts), a, b)
+                out += [y, *pull(back)]
+        return out
+
+    copies = [(scores, mixed) for _ in range(size.layers)]
+    copies = jax.tree.map(jnp.copy, copies)  # or they are computed once
+
+    def run() -> None:
+        jax.block_until_ready(run_once(plain, copies))
+
+    run.note = lambda: {"flops": size.train_flops / microbatches}
+    return run
+
+
 def build(case: str) -> tuple[worker.Run, worker.Run]:
-    """`train/SIZE` or `train/SIZE/MICROBATCHES`."""
-    _, name, *pieces = sizes.parse(case)
+    """`train/SIZE`, `train/SIZE/MICROBATCHES` or `products/SIZE`."""
+    kind, name, *pieces = sizes.parse(case)
     size = sizes.SIZES[name]
+    if kind == "products":
+        run = products(size, MICROBATCHES[name])
+        return run, run
     policy = ours_decode.load(size, unroll=size.layers)
     optimizer = build_optimizer(OptimizerConfig(learning_rate=3e-4), steps=10_000)
     microbatches = int(pieces[0]) if pieces else MICROBATCHES[name]

@@ -26,6 +26,11 @@ GOALS = {
     "train/20m": {"torch": 0.75},
     **report_search.GOALS,
 }
+READS = {
+    "read": "memory, read of 256 MiB",
+    "copy": "memory, copy of 256 MiB",
+    "cached": "cache, read of 4 MiB again and again",
+}
 OURS = {"decode": "o1jax-decode", "train": "o1jax-train", "search": "o1jax-search"}
 
 HEAD = """# Benchmarks
@@ -56,6 +61,12 @@ the best measured peak. DRAM: weights and filled cache, read once a step, as par
 measured read bandwidth; above 100 % they come from a cache.
 """
 
+ONE_ROW = """
+At 1m/1 a token reads {megabytes:.1f} MB of weights and cache. From the processor's own
+cache that takes {micros:.0f} us at least, so no sampler makes more than {most:,.0f}
+tokens/s here, {ratio:.1f} times transformers'. o1jax reaches {share} of that.
+"""
+
 TRAIN = """
 ## A train step
 
@@ -77,6 +88,8 @@ def brief(case: str, sample: dict) -> str:
         return f"{sample['gflops']:.0f} GFLOP/s"
     if "read" in sample:
         return f"{sample['read']:.1f} GB/s"
+    if case.startswith("products/"):
+        return f"{sample['flops'] / sample['seconds'] / 1e9:.0f} GFLOP/s"
     if "step" in sample:
         return f"{sample['keys_values']:,} bytes a node"
     if report_learning.is_learning(case):
@@ -112,8 +125,9 @@ def limits(samples: Samples) -> dict[str, float]:
             if case.startswith("gemm/"):
                 found[case] = median(s["gflops"] for s in taken)
             if case == "bandwidth":
-                for name in ("read", "copy"):
-                    found[name] = median(s[name] for s in taken)
+                for name in READS:
+                    if name in taken[0]:
+                        found[name] = median(s[name] for s in taken)
     gemm = [v for k, v in found.items() if k.startswith("gemm/")]
     if gemm:
         found["peak"] = max(gemm)
@@ -200,6 +214,23 @@ def train_part(case: str, found: dict[str, float]) -> Callable[[float], str]:
     return part
 
 
+def one_row_note(samples: Samples, found: dict[str, float]) -> str:
+    """What the machine allows at one row of the 1m policy, whose weights it caches."""
+    case, size = sizes.decode_case("1m", 1), sizes.SIZES["1m"]
+    sides = samples.get(case, {})
+    if "cached" not in found or not {"transformers", OURS["decode"]} <= sides.keys():
+        return ""
+    moved = size.decode_bytes(1) / size.new_tokens / 1e9
+    most = found["cached"] / moved
+    return ONE_ROW.format(
+        megabytes=moved * 1e3,
+        micros=1e6 / most,
+        most=most,
+        ratio=most / middle(case, sides["transformers"]),
+        share=percent(middle(case, sides[OURS["decode"]]) / most),
+    )
+
+
 def limits_section(found: dict[str, float]) -> str:
     """What the machine can do."""
     names = {"numpy": "OpenBLAS (numpy)", "jax": "XLA (jax)", "torch": "MKL (torch)"}
@@ -208,11 +239,7 @@ def limits_section(found: dict[str, float]) -> str:
         for k, v in found.items()
         if k.startswith("gemm/")
     ]
-    rows += [
-        [f"memory, {k} of 256 MiB", f"{found[k]:.1f} GB/s"]
-        for k in ("read", "copy")
-        if k in found
-    ]
+    rows += [[v, f"{found[k]:.1f} GB/s"] for k, v in READS.items() if k in found]
     return "\n## The machine's limits\n" + table(["limit", "one thread"], rows)
 
 
@@ -256,6 +283,13 @@ def train_section(samples: Samples, found: dict[str, float]) -> str:
             note += (
                 f"\nOf its own library's GEMM peak torch reaches {share} at {name}.\n"
             )
+        alone = samples.get(f"products/{name}", {}).get(OURS["train"])
+        if alone and "peak" in found:
+            gflops = median(s["flops"] / s["seconds"] for s in alone) / 1e9
+            note += (
+                f"\nThe matrix products of that step at {name} and nothing else reach "
+                f"{percent(gflops / found['peak'])}, in one program of XLA.\n"
+            )
     return TRAIN + table(columns("of GEMM"), rows) + note
 
 
@@ -282,7 +316,7 @@ def render(results: dict) -> str:
     ]
     if decode:
         text += DECODE.format(prompt=size.prompt, new=size.new_tokens)
-        text += table(columns("GEMM / DRAM"), decode)
+        text += table(columns("GEMM / DRAM"), decode) + one_row_note(samples, found)
     if any(case.startswith("train/") for case in samples):
         text += train_section(samples, found)
     if "refill/1m" in samples:

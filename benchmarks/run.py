@@ -75,6 +75,7 @@ def plan() -> list[tuple[str, list[str]]]:
                 cases.append((sizes.decode_case(name, rows, mode), sides))
     for name in sizes.SIZES:
         cases.append((sizes.train_case(name), ["torch", "o1jax-train"]))
+        cases.append((f"products/{name}", ["o1jax-train"]))
     cases.append((sizes.train_case("1m") + "/4", ["torch"]))
     cases += [("refill/1m", ["o1jax-refill"]), ("batches/1m", ["o1jax-refill"])]
     for case in sizes.search_cases():

@@ -143,6 +143,13 @@ def grpo_reward(text: str) -> float:
 def parse(case: str) -> tuple[str, ...]:
     """The parts of a case name; KeyError for an unknown size."""
     parts = tuple(case.split("/"))
-    if parts[0] in ("decode", "train", "grpo", "grpo-rollout", "ppo-update"):
+    if parts[0] in (
+        "decode",
+        "train",
+        "products",
+        "grpo",
+        "grpo-rollout",
+        "ppo-update",
+    ):
         SIZES[parts[1]]
     return parts
