@@ -76,7 +76,7 @@ class Checkpoints:
             raise ValueError(
                 f"Checkpoints: keep={keep} and every={every} must be at least 1"
             )
-        self.directory = epath.Path(directory).expanduser().absolute()
+        self.directory = _absolute(directory)
         self.every = every
         self._keep = keep
         self._leaving, self._saving = False, preemption.saving()
@@ -258,7 +258,7 @@ def restore_params(
     Reads nothing else, needs no model and changes nothing on disk. CheckpointError if
     there is no such step or it is broken.
     """
-    directory = epath.Path(directory).expanduser().absolute()
+    directory = _absolute(directory)
     found = []
     if directory.exists():
         found = sorted((m.step for m in STEP_NAMES.find_all(directory)), reverse=True)
@@ -369,6 +369,12 @@ def _check_structure(step: epath.Path, saved: dict, wanted: dict) -> None:
 def _flatten(state: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {path_name(path): leaf for path, leaf in leaves}
+
+
+def _absolute(directory: str | os.PathLike) -> epath.Path:
+    """The address of a bucket is absolute; epath would put it below the folder."""
+    path = epath.Path(directory)
+    return path if "://" in str(path) else path.expanduser().absolute()
 
 
 def _step_path(directory: epath.Path, step: int) -> epath.Path:

@@ -49,7 +49,7 @@ class Job:
 
     def __init__(self, folder, file, workdir, count, *more, devices=0, **env):
         self.logs = folder / f"logs-{time.time_ns()}"
-        self.workdir = workdir
+        self.workdir, self._count = workdir, count
         command = [LOCAL, "-d", str(devices or 8 // count), str(count)]
         command += [sys.executable, "-m", "o1jax", "run", file, "--workdir", workdir]
         self._process = subprocess.Popen(
@@ -83,6 +83,10 @@ class Job:
         while self._process.poll() is None and not there():
             time.sleep(0.01)
         return self._process.poll() is None
+
+    def started(self):
+        """Whether all its processes are there."""
+        return (self.logs / f"{self._count - 1}.pid").exists()
 
     def steps(self):
         """Lines of its metrics."""

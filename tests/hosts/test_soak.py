@@ -46,7 +46,8 @@ def test_killed_at_random_it_ends_where_it_would_have(start, tmp_path, count, ki
         # Anywhere between the start and a few steps behind where it stands.
         steps, wait = rng.randrange(last, last + 8), rng.uniform(0, 1)
         job = start(killed, count, *often)
-        if not job.until(lambda job=job, steps=steps: job.steps() >= steps):
+        there = lambda job=job, n=steps: job.started() and job.steps() >= n
+        if not job.until(there):
             break
         try:
             job.wait(wait)
