@@ -12,7 +12,7 @@ from typing import Any
 from o1jax.learn.policy_objective import RECIPES
 from o1jax.loop.improve import Improve
 from o1jax.loop.learners import Clone
-from o1jax.loop.reproduce.a8 import QUESTIONS, RATES, ROUNDS, SAMPLES, arm, improve
+from o1jax.loop.reproduce.a8 import QUESTIONS, RATES, SAMPLES, arm, improve
 from o1jax.loop.reproduce.claim import Arm, Claim, Evidence, Findings, Tier
 from o1jax.loop.reproduce.learned_report import (
     above,
@@ -23,6 +23,7 @@ from o1jax.loop.reproduce.learned_report import (
     tested,
 )
 
+ROUNDS = 60
 FIRST, THEN = "clone", "rloo"
 WARM, TURNED = f"{FIRST}-{THEN}", f"{THEN}-{FIRST}"
 ALONE = (FIRST, THEN)
