@@ -43,6 +43,27 @@ Evaluate.problems = 8
 Evaluate.samples = 2
 """
 
+# The same, with two rounds of learning from its own answers behind the cloning.
+LEARNS = (
+    EXPERIMENT.replace("[@Imitate(), ", "[@Imitate(), @Improve(), ")
+    + """
+Improve.rounds = 2
+Improve.questions = 4
+Improve.samples = 4
+Improve.checkpoint_every = 1
+HeldOut.problems = 4
+HeldOut.samples = 2
+"""
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Slow tests run when they are asked for: -m slow."""
+    if "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
 
 class Job:
     """`o1jax run` in `count` processes that share 8 devices (or `devices`)."""
@@ -113,14 +134,16 @@ class Job:
 def start(tmp_path_factory):
     """start(workdir, count, ...) -> Job of the tiny experiment."""
     folder = tmp_path_factory.mktemp("hosts")
-    file = folder / "several.gin"
+    file, learns = folder / "several.gin", folder / "learns.gin"
     file.write_text(EXPERIMENT)
+    learns.write_text(LEARNS)
     jobs = []
 
-    def start(workdir, count, *more, **options):
+    def start(workdir, count, *more, file=file, **options):
         jobs.append(Job(folder, file, workdir, count, *more, **options))
         return jobs[-1]
 
+    start.learns = learns
     yield start
     for job in jobs:
         job.close()

@@ -1,8 +1,13 @@
 """Where a process belongs is read from the environment, and mistakes are named."""
 
+import errno
+import os
+
 import pytest
+from etils import epath
 
 from o1jax.cli import main
+from o1jax.loop.checkpoint import Checkpoints
 from o1jax.parallel.hosts import Hosts, hosts_of
 
 THREE = {
@@ -44,9 +49,14 @@ def test_mistakes_are_named(change, line):
     assert line in str(error.value)
 
 
-def test_a_missing_host_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capfd):
+@pytest.fixture
+def file(tmp_path):
     file = tmp_path / "chain.gin"
     file.write_text("Experiment.task = @Chain()\nExperiment.stages = [@Imitate()]\n")
+    return file
+
+
+def test_a_missing_host_is_one_line_and_exit_code_2(file, tmp_path, monkeypatch, capfd):
     for name, value in THREE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("O1JAX_COORDINATOR", "localhost:8476")
@@ -57,3 +67,30 @@ def test_a_missing_host_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capfd
     start = "o1jax: error: 2 of 3 processes did not come within 0 s: 1-2 missing; came:"
     assert out == "" and err.startswith(start) and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bucket_is_no_workdir(file, capfd):
+    assert main(["run", str(file), "--workdir", "gs://bucket/run"]) == 2
+    line = (
+        "o1jax: error: --workdir gs:/bucket/run: a bucket must be mounted as a folder\n"
+    )
+    assert capfd.readouterr() == ("", line)
+
+
+def test_a_full_disk_is_one_line(file, tmp_path, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() does
+
+    monkeypatch.setattr("o1jax.loop.run.run", full)
+    workdir = tmp_path / "run"
+    assert main(["run", str(file), "--workdir", str(workdir)]) == 2
+    assert capfd.readouterr().err == (
+        f"o1jax: error: {workdir}: No space left on device; what was saved stands: "
+        "make room, run again\n"
+    )
+
+
+def test_the_address_of_a_bucket_is_taken_as_it_is(monkeypatch):
+    monkeypatch.setattr(Checkpoints, "_open", lambda self: None)
+    assert Checkpoints("gs://bucket/run").directory == epath.Path("gs://bucket/run")
+    assert Checkpoints("run").directory == epath.Path("run").absolute()

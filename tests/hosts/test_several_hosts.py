@@ -42,7 +42,7 @@ def arrays(workdir, stage="00-imitate", step=None):
     return found
 
 
-def assert_same_run(a, b):
+def assert_same_run(a, b, stages=3):
     """All but the last bits of sums over devices."""
     one, other = (
         [json.loads(x) for x in (w / "metrics.jsonl").read_text().splitlines()]
@@ -58,7 +58,7 @@ def assert_same_run(a, b):
         near = ULPS * max(np.abs(array).max(), 1)
         np.testing.assert_allclose(theirs[name], array, rtol=0, atol=near, err_msg=name)
     names = [p.relative_to(a) for p in (*a.glob("predictions/*"), *a.glob("stages/*"))]
-    assert len(names) == 5
+    assert len(names) == 2 + stages
     for name in names:
         if name.suffix == ".jsonl":
             assert (a / name).read_bytes() == (b / name).read_bytes(), name
@@ -116,6 +116,16 @@ def test_four_processes_one_killed_again_and_again_end_where_one_does(
     code, _, err = start(workdir, 4).end()
     assert code == 0, err
     assert_same_run(one, workdir)
+
+
+@pytest.mark.multihost
+@pytest.mark.slow  # two runs of four stages in three processes: minutes on a few cores
+def test_learning_from_its_own_answers_is_the_same(start, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for workdir, count in ((one, 1), (two, 2)):
+        code, _, err = start(workdir, count, file=start.learns).end()
+        assert code == 0, err
+    assert_same_run(one, two, stages=4)
 
 
 def test_the_script_ends_the_others_when_one_fails(start, tmp_path):
