@@ -16,11 +16,11 @@ Norms, heads and metrics are left out: under a thousandth. Each microbatch moves
 it again, but for the copies, whose sum may wait for the last one.
 """
 
-from o1jax.policy.policy import PolicyConfig
+from typing import Any
 
 
 def least_sent(
-    policy: PolicyConfig,
+    policy: Any,
     *,
     data: int,
     fsdp: int,
@@ -30,7 +30,7 @@ def least_sent(
 ) -> float:
     """Bytes that a device sends in a step, over both axes.
 
-    tokens: of a device in a step. Untied, without a tensor axis.
+    policy: a PolicyConfig, untied. tokens: of a device in a step.
     """
     heads, kv_heads = policy.heads, policy.kv_heads or policy.heads
     width, head = policy.width, policy.head_width or policy.width // policy.heads

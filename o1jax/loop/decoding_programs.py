@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from o1jax.loop.answer import Answerer, Call
+from o1jax.loop.answer import Answerer
+from o1jax.loop.batch_shapes import keys, prompts
 from o1jax.loop.layout import decoding, reshard
-from o1jax.loop.planned import Plan, Shapes, array, keys, placed, rows_on
+from o1jax.loop.planned import Plan, Shapes, placed, rows_on
 from o1jax.loop.searching import Searcher
 from o1jax.parallel.sharding import DECODE_RULES
-from o1jax.types import Prompts
 
 
 class Program(NamedTuple):
@@ -59,7 +59,7 @@ def sampling(
     layout, call = decoding(run), answer.program
     yield from _reshard(run, stage, held)
     params = _to_decode(run, run.current_params())
-    queue = rows_on(layout.mesh, (keys(call.chunk), _prompts(call)))
+    queue = rows_on(layout.mesh, (keys(call.chunk), prompts(call.chunk, call.length)))
     own = call.chunk // layout.shards
     rows, new = min(call.rows, own), run.experiment.sampler.max_new_tokens
     steps = math.ceil(own / rows) * new
@@ -90,7 +90,7 @@ def searching(
     layout, call, config = decoding(run), search.program, search.config
     yield from _reshard(run, stage, held)
     params = _to_decode(run, run.current_params())
-    queue = rows_on(layout.mesh, (keys(call.chunk), _prompts(call)))
+    queue = rows_on(layout.mesh, (keys(call.chunk), prompts(call.chunk, call.length)))
     reward = None
     if config.reward:
         reward = _to_decode(run, run.reward_model(config.reward)[1].params)
@@ -128,8 +128,3 @@ def _to_decode(run: Plan, params: Shapes) -> Shapes:
     fn = reshard(run.policy_config, params, run.mesh, layout.mesh)
     out = jax.eval_shape(fn, params)
     return placed(out, DECODE_RULES, layout.mesh)
-
-
-def _prompts(call: Call) -> Prompts:
-    row = array(call.chunk)
-    return Prompts(tokens=array(call.chunk, call.length), length=row, prompt_id=row)

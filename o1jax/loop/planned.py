@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
+from o1jax.loop.batch_shapes import array, keys
 from o1jax.loop.ledger import Ledger
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import ROWS, build_mesh
@@ -21,7 +21,7 @@ from o1jax.parallel.sharding import TRANSFORMER_RULES, Rules, shardings
 from o1jax.policy.policy import PolicyConfig
 from o1jax.reward.model import RewardModel
 from o1jax.reward.versions import Weights
-from o1jax.types import Params, TokenBatch, TrainState
+from o1jax.types import Params, TrainState
 
 Shapes = Any  # pytree of ShapeDtypeStructs with their shardings
 
@@ -88,16 +88,6 @@ def rows_on(mesh: Mesh, shapes: Any) -> Shapes:
     return jax.tree.map(put, shapes)
 
 
-def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-    """A shape without a place."""
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def keys(count: int) -> jax.ShapeDtypeStruct:
-    """As many random keys."""
-    return array(count, dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
-
-
 def state_of(
     params: Shapes,
     mesh: Mesh,
@@ -116,14 +106,3 @@ def state_of(
         keys(1).update(shape=()),
     )
     return placed(state, TRANSFORMER_RULES, mesh), optimizer
-
-
-def tokens_to_imitate(rows: int, length: int) -> TokenBatch:
-    token = array(rows, length)
-    weight = array(rows, length, dtype=jnp.float32)
-    return TokenBatch(tokens=token, segment=token, position=token, weight=weight)
-
-
-def text(rows: int, width: int) -> tuple:
-    """Tokens, prompt_length and length."""
-    return array(rows, width), array(rows), array(rows)

@@ -13,14 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from o1jax.data.pairs import PairBatch
-from o1jax.learn.experience import Experience
 from o1jax.learn.objectives import imitation
 from o1jax.learn.policy_objective import PolicyGradient
 from o1jax.learn.preference import PreferenceBatch, pair_logprobs
 from o1jax.learn.reading import read_responses
 from o1jax.learn.update import build_update, jit_update
 from o1jax.loop.answer import Answerer
+from o1jax.loop.batch_shapes import array, experience, labels, text, tokens_to_imitate
 from o1jax.loop.compare import Compare
 from o1jax.loop.contrast import Prefer
 from o1jax.loop.decoding_programs import Program, sampling, searching
@@ -33,18 +32,14 @@ from o1jax.loop.learners import build_learner
 from o1jax.loop.planned import (
     Plan,
     Shapes,
-    array,
     rows_on,
     state_of,
-    text,
-    tokens_to_imitate,
 )
 from o1jax.loop.reward_data import examples_of
 from o1jax.loop.reward_model import ROWS_AT_ONCE, TrainReward, objective_of
 from o1jax.loop.searching import Searcher
 from o1jax.loop.traces import CHUNK, TraceConfig
 from o1jax.rollout.sampling import SamplingConfig, sampling_logprobs
-from o1jax.types import StepLabels
 
 LOOKED_AT = 64  # questions that tell how long prompts are
 
@@ -148,9 +143,8 @@ def _improve(run: Plan, index: int, config: Improve) -> Iterator[Program]:
     if config.search is None:
         yield from _reading(run, config, state, held, width)
     learner = build_learner(run, config, first, width)
-    batch = rows_on(
-        run.mesh, _batch_of(run, config, learner, rows // config.minibatches, width)
-    )
+    batch = _batch_of(run, config, learner, rows // config.minibatches, width)
+    batch = rows_on(run.mesh, batch)
     update = build_update(
         learner.objective, optimizer, microbatches=config.microbatches
     )
@@ -195,30 +189,6 @@ def _reading(
         )
 
 
-def _batch_of(run: Plan, config: Improve, learner: Any, rows: int, width: int) -> Any:
-    """What an update reads."""
-    if isinstance(config.learner, PolicyGradient):
-        real = ("logprob", "ref_logprob", "value", "advantage", "target", "weight")
-        token = array(rows, width, dtype=jnp.float32)
-        tokens, prompt_length, length = text(rows, width)
-        each = array(rows, dtype=jnp.float32)
-        return Experience(
-            tokens=tokens,
-            prompt_length=prompt_length,
-            length=length,
-            share=each,
-            kl_coef=each,
-            **dict.fromkeys(real, token),
-        )
-    more = lambda x: array(rows, *x.shape[1:], dtype=x.dtype)
-    batch = jax.tree.map(more, learner.blank)
-    if isinstance(config.learner, Prefer):
-        params = jax.eval_shape(run.policy.init, run.key)
-        said = jax.eval_shape(partial(pair_logprobs, run.policy), params, batch)
-        return PreferenceBatch(pairs=batch, ref_logprob=said)
-    return batch
-
-
 def _train_reward(run: Plan, index: int, config: TrainReward) -> Iterator[Program]:
     """Samples or searches for what it labels, trains, and judges."""
     task, policy = run.task(config), run.current_params()
@@ -248,7 +218,9 @@ def _train_reward(run: Plan, index: int, config: TrainReward) -> Iterator[Progra
     update = build_update(
         objective_of(model, config), optimizer, microbatches=config.microbatches
     )
-    batch = rows_on(run.mesh, _labels(config, width))
+    batch = rows_on(
+        run.mesh, labels(config.rows, width, pairs=config.learns == "pairs")
+    )
     yield Program(
         config.name, "update", jit_update(update, state), (state, batch), run.mesh, held
     )
@@ -300,29 +272,18 @@ def _examples(run: Plan, task: Any, split: str, problems: int) -> list:
     return [task.example(seed, split, i) for i in range(problems)]
 
 
-def _labels(config: TrainReward, width: int) -> Any:
-    """A batch that a reward model learns from."""
-    rows = config.rows
-    real = partial(array, dtype=jnp.float32)
-    if config.learns == "pairs":
-        return PairBatch(
-            tokens=array(rows, 2, width),
-            prompt_length=array(rows),
-            length=array(rows, 2),
-            step_end=array(rows, 2, width, dtype=jnp.bool_),
-            weight=real(rows),
-            margin=real(rows),
-        )
-    tokens, prompt_length, length = text(rows, width)
-    return StepLabels(
-        tokens=tokens,
-        prompt_length=prompt_length,
-        length=length,
-        step_end=array(rows, width, dtype=jnp.bool_),
-        label=real(rows, width),
-        weight=real(rows, width),
-    )
-
-
 def _without(held: Mapping[str, Shapes], name: str) -> dict[str, Shapes]:
     return {k: v for k, v in held.items() if k != name}
+
+
+def _batch_of(run: Plan, config: Improve, learner: Any, rows: int, width: int) -> Any:
+    """What an update reads."""
+    if isinstance(config.learner, PolicyGradient):
+        return experience(rows, width)
+    more = lambda x: array(rows, *x.shape[1:], dtype=x.dtype)
+    batch = jax.tree.map(more, learner.blank)
+    if isinstance(config.learner, Prefer):
+        params = jax.eval_shape(run.policy.init, run.key)
+        said = jax.eval_shape(partial(pair_logprobs, run.policy), params, batch)
+        return PreferenceBatch(pairs=batch, ref_logprob=said)
+    return batch
