@@ -18,6 +18,7 @@ import numpy as np
 from o1jax.config import configurable
 from o1jax.loop.answer import Answerer, Answers
 from o1jax.loop.metrics import progress
+from o1jax.loop.text_meter import text_shares
 from o1jax.loop.workdir import StageRecord, Workdir, write_jsonl
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.statistics import (
@@ -93,9 +94,10 @@ def measure(run: Workdir, config: Evaluate, params: Params) -> Measured:
         bar.advance(metrics={"pass@1": float(sampled.grades.mean())})
     parse = run.experiment.template.parse
     votes = [[parse(text)[1] or None for text in texts] for texts in sampled.texts]
-    return Measured(
-        _numbers(examples, greedy, sampled, votes), examples, greedy, sampled
-    )
+    numbers = _numbers(examples, greedy, sampled, votes)
+    if shares := text_shares(task, examples, sampled.texts):
+        numbers["texts"] = shares
+    return Measured(numbers, examples, greedy, sampled)
 
 
 def _numbers(

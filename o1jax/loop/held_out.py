@@ -13,6 +13,7 @@ import numpy as np
 
 from o1jax.config import configurable
 from o1jax.loop.answer import Answerer
+from o1jax.loop.text_meter import text_shares
 from o1jax.loop.workdir import Workdir
 from o1jax.statistics import bootstrap_interval, pass_at_k
 from o1jax.tasks.task import Task
@@ -53,7 +54,8 @@ def build_held_out(
 ) -> Callable[[Params], dict[str, Any]]:
     """A function params -> {"pass@1": [mean, lo, hi], "pass@16": ...}.
 
-    It asks through the stage's own sampler, so nothing more is compiled.
+    It asks through the stage's own sampler, so nothing more is compiled. Shares of what
+    the texts show come with it, without an interval, where the task can tell.
     """
     seed, samples = run.experiment.seed, config.samples
     examples = [task.example(seed, "valid", i) for i in range(config.problems)]
@@ -65,6 +67,8 @@ def build_held_out(
         ks = sorted({1, samples})
         found = pass_at_k(right, samples, ks).per_problem
         each = {f"pass@{k}": list(bootstrap_interval(p)) for k, p in zip(ks, found)}
+        shares = text_shares(task, examples, answers.texts)
+        each |= {name: [share] for name, share in shares.items()}
         return each | {"length": float(np.mean(answers.tokens))}
 
     return measure

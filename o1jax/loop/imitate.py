@@ -18,6 +18,7 @@ from o1jax.data.batches import (
 from o1jax.data.behaviours.task import Behaviours
 from o1jax.data.budget import within_budget
 from o1jax.data.datasets import DatasetConfig, RecordSource, TaskSource, prepare
+from o1jax.data.recorded import TreeText
 from o1jax.data.search_text.task import SearchText
 from o1jax.learn.objectives import imitation
 from o1jax.learn.optimizer import OptimizerConfig
@@ -29,7 +30,7 @@ from o1jax.tasks.task import Example, Task
 from o1jax.types import Params
 
 # Tasks whose solutions show how they were found; an experiment file may name them.
-TEXTS = (Behaviours, SearchText)
+TEXTS = (Behaviours, SearchText, TreeText)
 
 
 @configurable

@@ -16,6 +16,7 @@ from o1jax.data.stream import BatchStream
 from o1jax.learn.objectives import imitation
 from o1jax.loop.answer import Answerer
 from o1jax.loop.ledger import count_flops
+from o1jax.loop.text_meter import text_shares
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import put_batch
 from o1jax.rollout.sampling import SamplingConfig
@@ -53,7 +54,10 @@ class Probe:
 def build_probe(
     run: Workdir, config: Probe, task: Task
 ) -> Callable[[Params], dict[str, float]]:
-    """A function params -> {"accuracy"}: greedy, on validation questions of `task`."""
+    """A function params -> {"accuracy"}: greedy, on validation questions of `task`.
+
+    Shares of what its texts show come with it where the task can tell.
+    """
     seed = run.experiment.seed
     examples = [task.example(seed, "valid", i) for i in range(config.problems)]
     answer = Answerer(
@@ -62,7 +66,8 @@ def build_probe(
 
     def probe(params: Params) -> dict[str, float]:
         answers = answer(params, jax.random.key(0), 1, task=task)
-        return {"accuracy": float(answers.grades.mean())}
+        shares = text_shares(task, examples, answers.texts)
+        return {"accuracy": float(answers.grades.mean()), **shares}
 
     return probe
 

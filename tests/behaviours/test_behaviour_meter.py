@@ -22,9 +22,10 @@ MIX = dict(
 def test_the_meter_agrees_with_the_author(base):
     """Precision and recall of every count over 400 texts: all exactly 1."""
     task = Behaviours(task=base, **MIX)
+    brief = Behaviours(task=base, **(MIX | {"delay": 0}), numbered=False)
     written, found = Counter(), Counter()
     for i in range(400):
-        text = task.example(5, "train", i).hidden
+        text = (task, brief)[i % 2].example(5, "train", i).hidden
         own = counts(base, text.example, text.response)
         own = Counter({name: own[name] for name in COUNTS})
         assert +own == text.labels, text.response
@@ -65,6 +66,12 @@ CASES = [
     ("12 ; 4 ; 5 ; <back> #3 ; 6 ;", {"back": 1, "back_needed": 1}),
     ("12 ; 4 ; 5 ; <back> #1 ; 12 ;", {"back": 1, "back_needed": 1, "back_mended": 1}),
     ("12 ; <back> #1 ; 12 ;", {"back": 1}),
+    (
+        "12 ; 4 ; <back> ; 13 ;",
+        {"back": 1, "back_needed": 1, "back_found": 1, "back_mended": 1},
+    ),
+    ("12 ; 4 ; 5 ; <back> ; 6 ;", {"back": 1, "back_needed": 1}),
+    ("<back> ;", {"malformed": 1}),
     ("12 ; <back> #2 ; 12 ;", {"malformed": 1}),
     ("12 ; <other> 7 - 18 : 12 ;", {"other": 1, "other_right": 1}),
     ("12 ; <other> 7 - 17 : 12 ;", {"other": 1}),

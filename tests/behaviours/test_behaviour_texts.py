@@ -46,7 +46,7 @@ def standing(text: str) -> list[str]:
         if mark in ("<analysis>", "<plan>", "<check>"):
             continue
         if mark == "<back>":
-            kept = kept[: int(words[1][1:]) - 1]
+            kept = kept[: int(words[1][1:]) - 1] if words[1:] else kept[:-1]
         elif mark == "<other>":
             kept[-1] = " ".join(words[words.index(":") + 1 if ":" in words else 1 :])
         else:
@@ -140,6 +140,9 @@ GRADES = [  # of 7 + 5 * 3 - 2, whose steps are 12 ; 13 ; 11
     ("<work> 12 ; 13 ; 11 ;", 1),
     ("12 ; 5 ; <back> #2 ; 13 ; 11 ;", 1),
     ("12 ; 5 ; 3 ; <check> wrong 10% ; <back> #2 ; 13 ; 11 ;", 1),
+    ("12 ; 5 ; <back> ; 13 ; 11 ;", 1),  # the last step
+    ("12 ; 5 ; <back> ; <back> ; 12 ; 13 ; 11 ;", 1),
+    ("<back> ; 12 ; 13 ; 11 ;", 0),
     ("12 ; 5 ; <other> 13 ; 11 ;", 1),
     ("12 ; 13 ; <other> 3 * 12 : 13 ; 11 ;", 1),
     ("12 ; 13 ; 11 ; <check> wrong 0% ;", 1),  # a wrong note is a note
@@ -294,6 +297,7 @@ def test_numbers_of_steps():
         ({"max_words": True}, "Behaviours.max_words"),
         ({"mistakes": "odd"}, "mistakes must be 'plain' or 'weak'"),
         ({"mistakes": "weak", "delay": 1}, "delay: nothing follows"),
+        ({"numbered": False, "delay": 1}, "delay: a mistake that others follow"),
         ({"task": Countdown(), "completion": 0.5}, "completion must be 1"),
         ({"task": StepTask()}, "task is StepTask; texts are for Chain, Countdown"),
     ],

@@ -2,13 +2,19 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o1jax.data.behaviours import Behaviours, counts, journey
 from o1jax.data.behaviours.meter import COUNTS
-from o1jax.search.trace import Trace
-from o1jax.tasks import Chain, Countdown
+from o1jax.data.recorded import TreeText
+from o1jax.search.trace import Trace, write_traces
+from o1jax.tasks import Chain, Countdown, Task
+
+
+def response(steps) -> str:
+    return " ".join(f"{step} ;" for step in steps)
 
 
 def tree(question: str, rows, chosen: int = 0) -> Trace:
@@ -68,7 +74,7 @@ def test_a_wrong_choice_is_not_the_way():
 
 
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_every_journey_is_right_and_is_counted(data):
     """Trees of right steps and mistakes, of a task with dead ends."""
     base = Countdown()
@@ -89,3 +95,67 @@ def test_every_journey_is_right_and_is_counted(data):
     own = counts(base, example, text.response)
     assert Counter({n: own[n] for n in COUNTS if own[n]}) == text.labels
     assert text.labels["back"] == text.labels["back_found"] == text.labels["check"]
+
+
+def test_an_end_of_an_answer_is_no_step():
+    """As a search records it: the chosen node's step is empty, its parent answers."""
+    base = Chain()
+    rows = [*ROWS, (6, "", 2, 1.0), (2, "", 9, 0.0), (5, "", 1, 0.0)]
+    made = journey(base, base.parse("7 + 5 * 3"), tree("", rows, 7))
+    assert made == journey(base, base.parse("7 + 5 * 3"), tree("", ROWS, 6))
+
+
+def test_trees_of_a_file_are_a_task(tmp_path):
+    base = Chain(min_steps=2, max_steps=2)
+    asked = [base.example(0, "train", 0), base.example(0, "test", 0)]
+    trees = []
+    for example in [*asked, asked[0]]:
+        first, last = example.steps
+        wrong = str((int(first) + 1) % 23)
+        rows = [(0, f"{wrong} ;", 3, 0.2), (0, f"{first} ;", 2, 0.5)]
+        rows.append((2, f"{last} ;", 2, 1.0))
+        trees.append(tree(example.question, rows[: 1 if len(trees) == 2 else 3]))
+    file = tmp_path / "trees.jsonl"
+    write_traces(file, trees)
+    task = TreeText(path=str(file), task=base)
+    assert isinstance(task, Task) and task.name == "chain-journey"
+    told = task.example(0, "train", 0)
+    text = response(told.steps)
+    first, last = asked[0].steps
+    wrong = str((int(first) + 1) % 23)
+    assert (
+        text == f"<work> {wrong} ; <check> wrong 20% ; <back> #1 ; {first} ; {last} ;"
+    )
+    # Neither the test question nor the tree without an answer is trained on.
+    assert task.example(0, "train", 1) == told
+    assert task.grade(told, text) == task.state_value(told, told.steps) == 1
+    assert task.check_steps(told, text)[-1].correct
+    assert task.measure([told], [text])["back_mended"] == 1
+    assert task.example(0, "test", 0).steps == asked[1].steps
+    assert set(text.split()) <= set(task.symbols())
+    assert task.parse("7 + 5").steps == ("12",)
+
+
+def test_searches_of_a_file_and_what_is_refused(tmp_path):
+    base = Countdown()
+    example = base.example(0, "train", 1)
+    rows = [(0, f"{example.steps[0]} ;", 1, 0.5), (1, f"{example.steps[1]} ;", 1, 1.0)]
+    file = tmp_path / "trees.jsonl"
+    write_traces(file, [tree(example.question, rows)])
+    task = TreeText(path=str(file), task=base, form="search")
+    told = task.example(0, "train", 5)
+    assert told.steps[0].startswith("<at> #0") and "<goal> #2" in told.steps
+    assert task.grade(told, response(told.steps)) == 1
+    for text, culprit in [
+        ("{}", ':1: "question" is not a text'),
+        ('{"question": "x", "parent": [-1]}', ':1: "step" is no list'),
+        ('{"question": "x", "parent": ["-1"]}', ':1: "parent" holds something'),
+        ("", ": no search of a train question"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ValueError, match=culprit):
+            TreeText(path=str(file), form="search").example(0, "train", 0)
+    with pytest.raises(ValueError, match="form must be"):
+        TreeText(path="", form="story")
+    with pytest.raises(ValueError, match="searches are over Countdown, Graph"):
+        TreeText(path="", form="search", task=Chain())

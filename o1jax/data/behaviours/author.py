@@ -27,6 +27,7 @@ class Mix(Protocol):
     evaluation: float
     correction: float
     delay: int
+    numbered: bool
     false_accept: float
     false_reject: float
     mistakes: str
@@ -107,7 +108,7 @@ class _Author:
                 draft.step(step)
             belief = self._writer.right(belief, step).belief
             if self._draw(mix.evaluation) and self._check(right=True) == WRONG:
-                draft.back(i + 1, needed=False)
+                draft.back(i + 1, needed=False, named=mix.numbered)
                 draft.step(step)
 
     def _slip(self, i: int, belief: Belief) -> tuple[Written, bool] | None:
@@ -136,7 +137,7 @@ class _Author:
             belief = after.belief
         if not noticed and self._draw(self._mix.evaluation):
             self._check(right=right, verdict=WRONG)
-        draft.back(i + 1, needed=not right)
+        draft.back(i + 1, needed=not right, named=self._mix.numbered)
 
     def _check(self, *, right: bool, verdict: str = "") -> str:
         """Writes a check of the standing steps, and returns its verdict."""

@@ -65,9 +65,13 @@ class Draft:
         self._labels["false_accept"] += verdict == RIGHT and not right
         self._labels["false_reject"] += verdict == WRONG and right
 
-    def back(self, k: int, *, needed: bool) -> None:
-        """Takes back step k, from 1, which is the first wrong one if any is."""
-        self._segments.append(f"{marks.BACK} {marks.ordinal(k)}")
+    def back(self, k: int, *, needed: bool, named: bool = True) -> None:
+        """Takes back step k, from 1, which is the first wrong one if any is.
+
+        Without its name it must be the last one.
+        """
+        name = f" {marks.ordinal(k)}" if named else ""
+        self._segments.append(f"{marks.BACK}{name}")
         self._labels["back"] += 1
         self._labels["back_needed"] += needed
         self._labels["back_found"] += needed

@@ -18,7 +18,10 @@ from o1jax.tasks.task import STEP_END, Example
 
 
 class Tree(Protocol):
-    """Columns over nodes; node 0 is the question, parents come before children."""
+    """Columns over nodes; node 0 is the question, parents come before children.
+
+    A node whose step is empty ends the answer above it.
+    """
 
     parent: Sequence[int]
     step: Sequence[str]
@@ -63,7 +66,8 @@ class _Seen:
         self.children: list[list[int]] = [[] for _ in tree.parent]
         for n in range(1, len(tree.parent)):
             state = states[tree.parent[n]]
-            if state is not None:
+            # An empty step ends an answer, and changes nothing.
+            if state is not None and self.steps[n]:
                 state, fault = task.advance(state, self.steps[n])
                 state = None if fault else state
             states.append(state)
@@ -82,7 +86,8 @@ class _Seen:
         node = self._tree.chosen if self._tree.chosen in ends else ends[0]
         path = []
         while node:
-            path.append(node)
+            if self.steps[node]:
+                path.append(node)
             node = self._tree.parent[node]
         return path[::-1]
 
@@ -98,9 +103,10 @@ def _text(
             for _ in range(depth):
                 draft.step(seen.steps[at], right=False)
                 last = at
-                if not seen.children[at]:
+                after = [n for n in seen.children[at] if seen.steps[n]]
+                if not after:
                     break
-                at = seen.children[at][0]
+                at = after[0]
             draft.check(WRONG, marks.chance(tree.value[last]), right=False)
             draft.back(k, needed=True)
         draft.step(seen.steps[node])

@@ -15,7 +15,7 @@ PLAN = "<plan>"  # the sub-tasks, in order
 WORK = "<work>"  # worked steps begin here
 OTHER = "<other>"  # another step in place of the last one
 CHECK = "<check>"  # is the work so far right? and the chance that it is
-BACK = "<back>"  # step #k is wrong: go back to before it
+BACK = "<back>"  # step #k, or the last one, is wrong: go back to before it
 ANSWER = "<answer>"  # the answer alone, with no steps
 MARKS = (ANALYSIS, PLAN, WORK, OTHER, CHECK, BACK, ANSWER)
 
@@ -56,6 +56,12 @@ def number(word: str) -> int:
     if not fits or len(digits) > 4 or (digits[0] == "0" and digits != "0"):
         return -1
     return int(digits)
+
+
+def taken_back(body: str, standing: int) -> int:
+    """Which step a `<back>` takes back, of so many that stand; 0: none of them."""
+    k = number(body) if body else standing
+    return k if 1 <= k <= standing else 0
 
 
 def chance(probability: float) -> str:

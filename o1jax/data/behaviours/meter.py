@@ -134,12 +134,13 @@ class _Meter:
 
     def _back(self, segment: Segment) -> None:
         first = self._walk.first_wrong
+        named = marks.taken_back(segment.body, len(self._walk.steps))
         self._take(segment)
         if self._walk.broken:
             return
         self.found["back"] += 1
         self.found["back_needed"] += first > 0
-        self.found["back_found"] += first == marks.number(segment.body)
+        self.found["back_found"] += first == named
         self._redo = first
 
     def _other(self, segment: Segment) -> None:

@@ -41,6 +41,7 @@ class Behaviours:
     evaluation: float = 0.5  # behind a step: a check, with the chance of being right
     correction: float = 0.2  # of a step: a mistake, again and again, and taken back
     delay: int = 0  # at most so many steps follow a mistake before it is noticed
+    numbered: bool = True  # a correction names the wrong step; else it is the last one
     false_accept: float = 0.0  # of checks of wrong steps
     false_reject: float = 0.0  # of checks of right steps; it is then written again
     # "weak": a later step of the solution, which is cheap and needs no idea of what a
@@ -62,6 +63,8 @@ class Behaviours:
             raise ValueError("mistakes must be 'plain' or 'weak'")
         if self.mistakes == "weak" and self.delay:
             raise ValueError("delay: nothing follows from a weak mistake")
+        if self.delay and not self.numbered:
+            raise ValueError("delay: a mistake that others follow must be numbered")
         if self.completion < 1 and not self.task.value_needs_answer:
             raise ValueError(
                 f"completion must be 1: the answer to {self.task.name} is its steps"

@@ -2,10 +2,10 @@
 
 In: a task with a step oracle, an example, and segments one after another. Out: the
 steps that stand. A worked step is put behind them; `<back> #k` takes back step k and
-all behind it; `<other> STEP` puts a step in place of the last one (`<other> WHY : STEP`
-says another way to it first). `<analysis>`, `<plan>` and `<check>` are notes: any
-words, without effect. A `<back>` or `<other>` that cannot be done breaks the text for
-good.
+all behind it, `<back>` the last step; `<other> STEP` puts a step in place of the last
+one (`<other> WHY : STEP` says another way to it first). `<analysis>`, `<plan>` and
+`<check>` are notes: any words, without effect. A `<back>` or `<other>` that cannot be
+done breaks the text for good.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from o1jax.data.behaviours.marks import (
     PLAN,
     WHY,
     Segment,
-    number,
+    taken_back,
 )
 from o1jax.tasks.steps import StepTask
 from o1jax.tasks.task import Example
@@ -58,8 +58,7 @@ class Walk:
                 self.broken = "gives an answer beside the steps"
             self.given = body
         elif mark == BACK:
-            k = number(body)
-            if 1 <= k <= len(self.steps):
+            if k := taken_back(body, len(self.steps)):
                 self._cut(k - 1)
             else:
                 self.broken = "goes back to a step that does not stand"

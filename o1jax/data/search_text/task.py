@@ -94,7 +94,7 @@ class SearchText:
             example = self.task.example(seed, split, index + (attempt << 32))
             trace = self._drawn(example, below)
             if trace.solution or self.keep_failed or split != "train":
-                return _as_example(example, trace)
+                return as_example(example, trace)
         raise ValueError("keep_failed is False, and 10,000 searches failed")
 
     def _drawn(self, example: Example, below) -> Trace:
@@ -115,7 +115,7 @@ class SearchText:
     def parse(self, question: str) -> Example:
         """A user's question, with the plain steps of a solution."""
         example = self.task.parse(question)
-        return _as_example(example, Trace(example.steps, example.steps))
+        return as_example(example, Trace(example.steps, example.steps))
 
     def grade(self, example: Example, response: str) -> float:
         """1.0 if the steps behind the one `<goal>`, or all steps of a text that does
@@ -208,7 +208,8 @@ def own_example(example: Example) -> Example:
     return Example(example.question, (), example.answer, example.difficulty)
 
 
-def _as_example(example: Example, trace: Trace) -> Example:
+def as_example(example: Example, trace: Trace) -> Example:
+    """The example whose steps are the lines of a search."""
     return replace(example, steps=trace.lines, hidden=Searched(example, trace))
 
 
