@@ -21,6 +21,7 @@ from etils import epath
 from o1jax.config import check_workdir, load
 from o1jax.loop import manifest
 from o1jax.loop.checkpoint import STEP_NAMES
+from o1jax.loop.model_text import text_bindings
 from o1jax.loop.pretrained import SOURCE, STAGE, source_of
 from o1jax.loop.streamed import Leaf, Pieces, reader, write_params
 from o1jax.loop.workdir import Workdir
@@ -67,7 +68,7 @@ def import_model(
         f"Experiment.stages = (@{STAGE}/Pretrained(),)\n",
         f"{STAGE}/Pretrained.name = {STAGE!r}\n",
         *_bindings("PolicyConfig", source.policy, PolicyConfig(vocab=1)),
-        *_tokenizer_bindings(source, made),
+        *text_bindings(source, made),
     ]
     file = made / "import.gin"
     file.write_text("".join(experiment))
@@ -202,17 +203,8 @@ def _keep(source: Source, workdir: Path) -> None:
     (kept / "config.json").write_text(json.dumps(source.config, indent=2) + "\n")
     types = {name: NAMES[tensor.dtype] for name, tensor in source.tensors.items()}
     (kept / "dtypes.json").write_text(json.dumps(types))
-    for name, file in source.files.items():
-        shutil.copyfile(file, kept / name)
-
-
-def _tokenizer_bindings(source: Source, workdir: Path) -> Iterator[str]:
-    """gin lines of the tokenizer, which is copied to where the workdir has its own."""
-    names = [n for n in ("tokenizer.model", "tokenizer.json") if n in source.files]
-    if names:
-        shutil.copyfile(source.files[names[0]], workdir / names[0])
-    yield "TokenizerConfig.kind = 'file'\n"
-    yield f"TokenizerConfig.path = {names[0] if names else 'tokenizer.model'!r}\n"
+    for name, content in source.files.items():
+        (kept / name).write_bytes(content)
 
 
 def _bindings(name: str, config: Any, default: Any) -> Iterator[str]:

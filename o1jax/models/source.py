@@ -12,6 +12,7 @@ from o1jax.models.configs import policy_config
 from o1jax.models.gguf import read_gguf
 from o1jax.models.mapping import check_names
 from o1jax.models.safetensors import Tensor, read_folder
+from o1jax.models.vocabulary import gguf_files
 from o1jax.policy.policy import PolicyConfig
 
 # What an export gives back as it was.
@@ -36,8 +37,7 @@ class Source(NamedTuple):
     config: dict[str, Any]  # config.json
     policy: PolicyConfig
     tensors: dict[str, Tensor]
-    files: dict[str, Path]  # of KEPT, those that are there
-    fields: dict[str, Any]  # of a GGUF file
+    files: dict[str, bytes]  # of KEPT, those that are there
 
 
 def open_source(place: Path) -> Source:
@@ -47,16 +47,17 @@ def open_source(place: Path) -> Source:
     """
     if place.suffix == ".gguf" and not place.is_dir():
         config, tensors, fields = read_gguf(place)
-        files: dict[str, Path] = {}
+        files = gguf_files(fields)
     else:
-        config, tensors, fields = _json(place / "config.json"), read_folder(place), {}
-        files = {name: place / name for name in KEPT if (place / name).is_file()}
+        config, tensors = _json(place / "config.json"), read_folder(place)
+        beside = [name for name in KEPT if (place / name).is_file()]
+        files = {name: (place / name).read_bytes() for name in beside}
     try:
         policy = policy_config(config)
     except ValueError as error:
         raise ValueError(f"{place / 'config.json'}: {error}") from None
     check_names(policy, ((n, t.shape) for n, t in tensors.items()), str(place))
-    return Source(place, dict(config), policy, tensors, files, dict(fields))
+    return Source(place, dict(config), policy, tensors, files)
 
 
 def _json(file: Path) -> dict[str, Any]:
