@@ -161,18 +161,21 @@ def test_a10_tells_shaping_from_farming():
         "sparse-short": (0.1, rounds(0.1)),
         "potential-long": (0.4, rounds(0.4)),
         "bonus": (0.1, rounds(0.1, length=30.0)),
+        "potential-learned": (0.4, rounds(0.4)),
     }
     found = evidence(arms)
-    assert passed(a10.analyse(found)) == [True] * 5
+    assert passed(a10.analyse(found)) == [True] * 6
     useless = evidence(arms | {"sparse-short": (0.5, rounds(0.5))})
     assert passed(a10.analyse(useless))[2] is False
     # On a line from .2 to .5 the level of .35 is met half-way, on one to .6 earlier.
     (sparse, *_), (shaped, *_) = (a10.rounds_to(found, n) for n in list(arms)[1:3])
     assert abs(sparse - ROUNDS / 2) < a10.WINDOW and shaped < sparse - 3
     slow = passed(a10.analyse(evidence(arms | {"potential": (0.4, rounds(0.4))})))
-    assert slow == [False, False, True, True, True]
+    assert slow == [False, False, True, True, True, True]
     unfarmed = evidence(arms | {"bonus": (0.5, rounds(0.5))})
-    assert passed(a10.analyse(unfarmed)) == [True] * 3 + [False] * 2
+    assert passed(a10.analyse(unfarmed)) == [True] * 3 + [False] * 2 + [True]
+    unlearned = evidence(arms | {a10.LEARNED: (0.1, rounds(0.1))})
+    assert passed(a10.analyse(unlearned)) == [True] * 5 + [False]
 
 
 def seven(auc=0.95, tokens=100.0, flops=20, **changed):
@@ -204,8 +207,41 @@ def test_arms_of_a_claim_have_equal_budgets():
     }
     assert len(alike) == 1
     assert eights["sft"][0].steps == next(iter(alike)).rounds
+    tens = {arm.name: arm.method for arm in a10.CLAIM.tiers["nano"].arms[1:]}
+    tens[a10.LEARNED] = tens[a10.LEARNED].learned
     unpaid = {
-        replace(arm.method.stages[0], payment=a10.Payment(), learner=a8.PPO)
-        for arm in a10.CLAIM.tiers["nano"].arms[1:]
+        replace(method.stages[0], payment=a10.Payment(), learner=a8.PPO)
+        for method in tens.values()
     }
     assert len(unpaid) == 1
+
+
+def test_a_learned_potential_is_of_a_model_and_the_outcome_of_the_task(finished):
+    """The arm on the finished tiny run: same questions, and the policy moves."""
+    run = Workdir(load(finished.workdir / "config.gin").experiment, finished.workdir)
+    (method,) = (
+        arm.method for arm in a10.CLAIM.tiers["nano"].arms if arm.name == a10.LEARNED
+    )
+    paid = method.learned.stages[0].payment
+    assert (paid.reward, paid.outcome) == (method.reward.name, "task")
+    small = replace(
+        method.reward,
+        steps=2,
+        rows=8,
+        microbatches=1,
+        traces=replace(method.reward.traces, problems=16),
+        held_out=replace(method.reward.held_out, problems=8),
+    )
+    improve = Improve(rounds=1, questions=4, samples=4, optimizer=FAST, payment=paid)
+    short = replace(method.learned, stages=(improve,), samples=2, room=0, draws=2)
+    asked = [run.experiment.task.example(0, "test", i) for i in range(4)]
+    stages = run.experiment.stages
+    key, tiny = jax.random.key(3), a10.Judged(small, short)
+    found = a10.judged(run, run.newest_params(), key, asked, tiny)
+    assert run.experiment.stages is stages
+    (seen,) = found.facts["rounds"]
+    # The reward is the part that is right, not what the model thinks of it.
+    assert seen["reward"] == seen["pass@1"]
+    assert found.facts["flops"]["reward"] > 0 and found.facts["reward_flops"] > 0
+    learning = sum(found.facts["flops"].values()) + found.facts["reward_flops"]
+    assert found.flops.sum() > learning
