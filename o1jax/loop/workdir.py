@@ -2,6 +2,7 @@
 
     config.gin  tokenizer.model  metrics.jsonl  tensorboard/
     checkpoints/01-chain/000350/     one folder a training stage
+    adapters/02-improve/000040/      factors of a stage that trains adapters only
     rewards/02-reward/000300/        one a reward model, with the data it learned from
     stages/01-chain.json             written when a stage is done
     predictions/02-after.jsonl       one file an evaluation
