@@ -79,6 +79,7 @@ class Checkpoints:
         self.directory = _absolute(directory)
         self.every = every
         self._keep = keep
+        self._lost = False  # the directory can't be reached any more
         self._leaving, self._saving = False, preemption.saving()
         self._writing: int | None = None  # the step whose outcome nobody knows yet
         self._manager = self._open()
@@ -184,6 +185,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the write in flight, and end orbax's threads."""
+        if self._lost:
+            return
         try:
             self.wait()
         finally:
@@ -225,10 +228,15 @@ class Checkpoints:
     def _failed(self, error: Exception) -> CheckpointError:
         """The error to raise for the write in flight; ready for the next write."""
         step, self._writing = self._writing, None
+        known = [s for s in self._steps() if s != step]  # as orbax remembers
         with contextlib.suppress(Exception):  # it may tell of the same error again
             self._manager.close()
-        self._manager = self._open()  # forgets the step, and removes what it left
-        kept = next(iter(self._steps()), None)
+        try:
+            self._manager = self._open()  # forgets the step, and removes what it left
+            known = self._steps()
+        except Exception:  # a bucket out of reach: there is no next write
+            self._lost = True
+        kept = next(iter(known), None)
         return CheckpointError(
             f"checkpoint of step {step} in {self.directory} was not written "
             f"({_first_line(error)}); the newest is "
