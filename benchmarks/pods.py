@@ -55,6 +55,9 @@ def table(results: dict) -> str:
         (experiment,) = found["experiments"]
         for report in experiment["reports"]:
             lines.append(f"| {name}, {found['topology']} | {_row(report)} |")
+    missing = [f.stem for f in sorted(FOLDER.glob("*.gin")) if f.stem not in results]
+    if missing:
+        lines += ["", f"Not compiled yet, so not known to fit: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
