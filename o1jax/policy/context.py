@@ -8,6 +8,7 @@ steps of the ancestors and the step so far this way, each from where it is kept.
 
 import itertools
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import chex
@@ -79,17 +80,20 @@ def attend_contexts(
         score = score.reshape(rows, K, B // rows, T, G, S).swapaxes(1, 2)
         score = score.reshape(B, K, T, G, S)
         scores.append(jnp.where(mask[:, None, :, None], score, MASKED))
-    weight = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(v.dtype)
-    out, offset = 0, 0
-    for _, values, _ in stretches:
+    # One softmax over all of them, without laying them side by side, which on CPU costs
+    # as much as a product: exp(s - max) of each, and their common sum at the end.
+    highest = reduce(jnp.maximum, [jnp.max(s, axis=-1, keepdims=True) for s in scores])
+    out, total = 0, 0
+    for (_, values, _), score in zip(stretches, scores, strict=True):
         rows, _, S, _ = values.shape
-        part = weight[..., offset : offset + S]
-        part = part.reshape(rows, B // rows, K, T * G, S).swapaxes(1, 2)
-        mixed = jnp.einsum("bkqs,bkse->bkqe", part.reshape(rows, K, -1, S), values)
+        weight = jnp.exp(score - highest)
+        total += jnp.sum(weight, axis=-1, keepdims=True)
+        part = weight.astype(v.dtype).reshape(rows, B // rows, K, T * G, S)
+        part = part.swapaxes(1, 2).reshape(rows, K, -1, S)
+        mixed = jnp.einsum("bkqs,bkse->bkqe", part, values)
         mixed = mixed.reshape(rows, K, B // rows, T, G, E).swapaxes(1, 2)
         out += mixed.reshape(B, K, T, G, E)
-        offset += S
-    return out.transpose(0, 2, 1, 3, 4)
+    return (out / total).astype(q.dtype).transpose(0, 2, 1, 3, 4)
 
 
 def _within(
