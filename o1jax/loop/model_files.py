@@ -21,7 +21,7 @@ from etils import epath
 from o1jax.config import check_workdir, load
 from o1jax.loop import manifest
 from o1jax.loop.checkpoint import STEP_NAMES
-from o1jax.loop.model_text import text_bindings
+from o1jax.loop.model_text import text_bindings, tokenizer
 from o1jax.loop.pretrained import SOURCE, STAGE, source_of
 from o1jax.loop.streamed import Leaf, Pieces, reader, write_params
 from o1jax.loop.workdir import Workdir
@@ -63,12 +63,15 @@ def import_model(
             lambda: _read(wanted, leaves, source.tensors, advance),
         )
     _keep(source, made)
+    policy = list(_bindings("PolicyConfig", source.policy, PolicyConfig(vocab=1)))
+    text = list(text_bindings(source, made))
+    (made / "policy.gin").write_text("".join([*policy, *tokenizer(source, workdir)]))
     experiment = [
         f"Experiment.title = {place.name!r}\n",
         f"Experiment.stages = (@{STAGE}/Pretrained(),)\n",
         f"{STAGE}/Pretrained.name = {STAGE!r}\n",
-        *_bindings("PolicyConfig", source.policy, PolicyConfig(vocab=1)),
-        *text_bindings(source, made),
+        *policy,
+        *text,
     ]
     file = made / "import.gin"
     file.write_text("".join(experiment))

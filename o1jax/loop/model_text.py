@@ -13,6 +13,7 @@ from o1jax.models.chat import around_question
 from o1jax.models.source import Source
 from o1jax.models.vocabulary import chat_template, marked, marks
 
+SENTENCES = "tokenizer.model"
 ANSWER = 256  # new tokens of a chat's answer
 
 
@@ -27,13 +28,12 @@ def text_bindings(source: Source, workdir: Path) -> Iterator[str]:
         except ValueError as error:  # the weights are of use without it
             print(f"{source.place}: no chat: {error}", file=sys.stderr)
             template = None
-    name = "tokenizer.model"
-    if name in source.files:
-        (workdir / name).write_bytes(source.files[name])
-    elif "tokenizer.json" in source.files:
-        name = "tokenizer.json"
-        found = _begun(source.files[name], before, found)
-        (workdir / name).write_bytes(marked(source.files[name], found))
+    name = _file(source)
+    if content := source.files.get(name):
+        if name.endswith(".json"):
+            found = _begun(content, before, found)
+            content = marked(content, found)
+        (workdir / name).write_bytes(content)
     yield "TokenizerConfig.kind = 'file'\n"
     yield f"TokenizerConfig.path = {name!r}\n"
     yield "Experiment.template = @TextTemplate()\n"
@@ -43,6 +43,19 @@ def text_bindings(source: Source, workdir: Path) -> Iterator[str]:
     yield f"SamplerConfig.max_new_tokens = {ANSWER}\n"
     if stop := _stop_ids(source):
         yield f"SamplerConfig.stop_ids = {stop!r}\n"
+
+
+def tokenizer(source: Source, workdir: Path) -> Iterator[str]:
+    """gin lines for other runs, which read the tokenizer from `workdir`."""
+    if (name := _file(source)) in source.files:
+        yield "TokenizerConfig.kind = 'file'\n"
+        yield f"TokenizerConfig.path = {str(workdir / name)!r}\n"
+
+
+def _file(source: Source) -> str:
+    """The tokenizer's file; SentencePiece's where there are both, or none."""
+    only_json = "tokenizer.json" in source.files and SENTENCES not in source.files
+    return "tokenizer.json" if only_json else SENTENCES
 
 
 def _begun(tokenizer: bytes, before: str, found: dict[str, str]) -> dict[str, str]:
