@@ -43,8 +43,6 @@ class TreeText:
     max_words: int = 256  # of a response
     max_nodes: int = 64  # of a search
 
-    value_needs_answer = True  # as far as anybody knows
-
     def __post_init__(self) -> None:
         if self.form not in ("journey", "search"):
             raise ValueError("form must be 'journey' or 'search'")
@@ -88,6 +86,10 @@ class TreeText:
     @property
     def name(self) -> str:
         return f"{self.task.name}-{self.form}"
+
+    @property
+    def value_needs_answer(self) -> bool:
+        return self.task.value_needs_answer
 
     def symbols(self) -> list[str]:
         """Words that the tokenizer keeps as one piece each."""

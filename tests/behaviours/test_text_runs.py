@@ -1,17 +1,21 @@
 """Runs that train on texts, sample them, and say what the texts show."""
 
 import json
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 
 from o1jax.cli import main
+from o1jax.data.behaviours import Behaviours
+from o1jax.loop.held_out import HeldOut, build_held_out
 from o1jax.loop.text_meter import MOST, text_shares
 from o1jax.tasks import Chain
 
 EXPERIMENT = """
 Experiment.task = @Behaviours()
 Experiment.template = @PathTemplate()
-Experiment.stages = [@learn/Imitate(), @rl/Improve()]
+Experiment.stages = [@learn/Imitate()]
 Behaviours.task = @Chain()
 Behaviours.correction = 0.4
 Behaviours.masked = True
@@ -34,32 +38,42 @@ learn/Imitate.steps = 50
 learn/Probe.problems = 8
 SamplerConfig.max_new_tokens = 24
 SamplerConfig.rows = 16
-rl/Improve.name = 'rl'
-rl/Improve.rounds = 1
-rl/Improve.questions = 8
-rl/Improve.samples = 2
-rl/HeldOut.problems = 8
-rl/HeldOut.samples = 2
 """
 
 
 def test_a_run_meters_its_own_texts(tmp_path):
-    """Through imitation and a round of learning."""
+    """Its probe does, of greedy answers to validation questions."""
     file = tmp_path / "texts.gin"
     file.write_text(EXPERIMENT)
     assert main(["run", str(file), "--workdir", str(tmp_path / "run")]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())["stages"]
     names = {f"text_{name}" for name in ("analysis", "completion", "correction")}
-    learned, rl = results["learn"], results["rl"]
-    assert names <= set(learned)
-    assert 10 <= learned["steps"] <= 12  # 5,001 tokens in rows of 8 x 64
-    assert names <= set(rl["before"]) and names <= set(rl["after"])
+    assert names <= set(results["learn"])
+    assert 10 <= results["learn"]["steps"] <= 12  # 5,001 tokens in rows of 8 x 64
     metrics = [
         json.loads(line)
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     logged = {name for row in metrics for name in row}
-    assert {"text_analysis", "improve_held_out_text_analysis"} <= logged
+    assert names <= logged
+
+
+def test_held_out_questions_are_metered():
+    """Two samples a question, of which one in four checks itself, wrongly."""
+    task = Behaviours(task=Chain())
+    texts = [["1 ; <check> wrong 0% ;", "2 ;"], ["3 ;", "4 ;"]]
+
+    def answer(params, key, samples, *, task, examples):
+        assert len(examples) == samples == 2
+        return SimpleNamespace(
+            texts=texts, grades=np.array([[1, 0], [0, 0]]), tokens=np.array([4, 2])
+        )
+
+    run = SimpleNamespace(experiment=SimpleNamespace(seed=0), key=jax.random.key(0))
+    config = HeldOut(problems=2, samples=2)
+    found = build_held_out(run, config, task, answer)(None)
+    assert found["pass@1"][0] == 1 / 4 and found["length"] == 3
+    assert found["text_evaluation"] == [1 / 4] and found["text_correction"] == [0]
 
 
 def test_only_so_many_texts_are_read():
