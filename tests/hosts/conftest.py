@@ -70,7 +70,7 @@ class Job:
 
     def __init__(self, folder, file, workdir, count, *more, devices=0, **env):
         self.logs = folder / f"logs-{time.time_ns()}"
-        self.workdir, self._count = workdir, count
+        self.workdir, self._count, self._began = workdir, count, time.time()
         command = [LOCAL, "-d", str(devices or 8 // count), str(count)]
         command += [sys.executable, "-m", "o1jax", "run", file, "--workdir", workdir]
         self._process = subprocess.Popen(
@@ -110,9 +110,11 @@ class Job:
         return (self.logs / f"{self._count - 1}.pid").exists()
 
     def steps(self):
-        """Lines of its metrics."""
+        """Lines of the metrics, once it has taken up the file."""
         file = self.workdir / "metrics.jsonl"
-        return len(file.read_text().splitlines()) if file.exists() else 0
+        if not file.exists() or file.stat().st_mtime < self._began:
+            return 0
+        return len(file.read_text().splitlines())
 
     def close(self):
         """Ends what a failed test has left."""

@@ -43,8 +43,9 @@ def test_killed_at_random_it_ends_where_it_would_have(start, tmp_path, count, ki
     assert code == 0, err
     rng, hits, last = random.Random(count), 0, 0
     while hits < kills:
-        # Anywhere between the start and a few steps behind where it stands.
-        steps, wait = rng.randrange(last, last + 8), rng.uniform(0, 1)
+        # While it starts, or up to two checkpoints behind the newest.
+        steps = rng.choice((0, last + rng.randrange(1, 6), last + rng.randrange(1, 11)))
+        wait = rng.uniform(0, 3 if steps == 0 else 0.3)
         job = start(killed, count, *often)
         there = lambda job=job, n=steps: job.started() and job.steps() >= n
         if not job.until(there):
