@@ -104,7 +104,7 @@ def start(mind: str = "") -> None:
         **place,
         initialization_timeout=int(hosts.timeout),
         heartbeat_timeout_seconds=hosts.heartbeat,
-        shutdown_timeout_seconds=30,
+        shutdown_timeout_seconds=600,  # while the first process draws the report
     )
 
 
