@@ -31,7 +31,12 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax
 import pytest
+from hypothesis import settings
 from tiny import tiny
+
+# The same examples at every run, and no clock: machines that run tests are busy.
+settings.register_profile("o1jax", derandomize=True, deadline=None, database=None)
+settings.load_profile("o1jax")
 
 
 @pytest.fixture

@@ -415,7 +415,7 @@ WORDS = ["Lab", "Net", "task", "width", "@", "()", "=", ".", "/", "%", "[", "]",
          "include", "import", "True", "\t", "\x00", "é", "@Sums()"]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
 @example(text='include"""\n"""')
 def test_any_text_loads_or_is_refused_in_one_line(tmp_path_factory, text):

@@ -118,7 +118,7 @@ def traces(draw):
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(traces(), max_size=3))
 def test_traces_come_back_from_a_file_as_they_were(tmp_path_factory, written):
     file = tmp_path_factory.getbasetemp() / "traces.jsonl"
