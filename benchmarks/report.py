@@ -8,6 +8,7 @@ from collections.abc import Callable
 from statistics import median
 
 import report_learning
+import report_scripts
 import report_search
 import sizes
 from tables import compile_time, number, table
@@ -328,4 +329,5 @@ def render(results: dict) -> str:
         for row in comparison(case, sides, lambda rate: "")
     ]
     text += report_search.section(samples, searched)
-    return text + report_learning.section(samples, results.get("when", {}))
+    text += report_learning.section(samples, results.get("when", {}))
+    return text + report_scripts.section()
