@@ -23,6 +23,7 @@ from o1jax.loop.learners import Clone, Known, build_learner
 from o1jax.loop.ledger import Ledger
 from o1jax.loop.networks import build_networks, count, in_parts, learn, norm
 from o1jax.loop.payment import Paymaster
+from o1jax.loop.text_meter import text_shares
 from o1jax.loop.tree_data import Trees
 from o1jax.loop.workdir import StageRecord, Workdir
 from o1jax.types import Params, TrainState
@@ -49,6 +50,7 @@ class Improvement:
         run.params = None  # they are updated: nobody else may hold them
         self._key = jax.random.fold_in(jax.random.fold_in(run.key, 10), index)
         self._questions = Questions(run, index, task)
+        self._task = task
         self._sampling = build_sampling(run, self._questions, task, config)
         self._turns = None if config.turns is None else self._sampling
         self._pay = Paymaster(run, config.payment, task, config.rounds)
@@ -117,6 +119,7 @@ class Improvement:
         found = self._collect(key)
         known = self._know(found) if self._trees is None else None
         metrics = found.metrics(0 if self._trees else config.samples)
+        metrics |= text_shares(self._task, found.examples, [[x] for x in found.texts])
         if known is not None:
             mask = found.rows.response_mask
             d = np.where(mask, found.rows.logprob - known.ref_logprob, 0.0)

@@ -16,7 +16,7 @@ def text_shares(
     task: Task, examples: Sequence[Example], texts: Sequence[Sequence[str]]
 ) -> dict[str, float]:
     """{"text_analysis": 0.9, ...}; of each question's responses the first few."""
-    if (measure := getattr(task, "measure", None)) is None:
+    if (measure := getattr(task, "measure", None)) is None or not len(examples):
         return {}
     each = max(1, MOST // len(examples))
     read = [(e, text) for e, own in zip(examples, texts) for text in own[:each]]

@@ -15,7 +15,7 @@ from o1jax.tasks import Chain
 EXPERIMENT = """
 Experiment.task = @Behaviours()
 Experiment.template = @PathTemplate()
-Experiment.stages = [@learn/Imitate()]
+Experiment.stages = [@learn/Imitate(), @rl/Improve()]
 Behaviours.task = @Chain()
 Behaviours.correction = 0.4
 Behaviours.masked = True
@@ -38,11 +38,17 @@ learn/Imitate.steps = 50
 learn/Probe.problems = 8
 SamplerConfig.max_new_tokens = 24
 SamplerConfig.rows = 16
+rl/Improve.name = 'rl'
+Improve.rounds = 1
+Improve.questions = 8
+Improve.samples = 2
+HeldOut.problems = 8
+HeldOut.samples = 2
 """
 
 
 def test_a_run_meters_its_own_texts(tmp_path):
-    """Its probe does, of greedy answers to validation questions."""
+    """Its probe does, of greedy answers, and a round of what it samples."""
     file = tmp_path / "texts.gin"
     file.write_text(EXPERIMENT)
     assert main(["run", str(file), "--workdir", str(tmp_path / "run")]) == 0
@@ -55,7 +61,7 @@ def test_a_run_meters_its_own_texts(tmp_path):
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     logged = {name for row in metrics for name in row}
-    assert names <= logged
+    assert names <= logged and {f"improve_{name}" for name in names} <= logged
 
 
 def test_held_out_questions_are_metered():
