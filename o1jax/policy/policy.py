@@ -13,16 +13,14 @@ outside policy/ sees a module. Layers are stacked [L, ...] in the parameters.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from o1jax.config import configurable
 from o1jax.parallel.sharding import on_rows
 from o1jax.policy.attention import (
     Chunks,
@@ -35,6 +33,7 @@ from o1jax.policy.attention import (
     soft_cap,
     write_cached,
 )
+from o1jax.policy.config import PolicyConfig
 from o1jax.policy.context import Context, attend_contexts
 from o1jax.policy.family import Family
 from o1jax.policy.heads import ScalarHead, Unembed
@@ -49,50 +48,6 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-@configurable
-@dataclass(frozen=True)
-class PolicyConfig:
-    """Size and numerics of a decoder-only transformer."""
-
-    vocab: int = 0  # 0: as many as the tokenizer has pieces
-    width: int = 96
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 0  # 0: as many as heads
-    head_width: int = 0  # 0: width / heads
-    ff: int = 256
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-    qk_norm: bool = False
-    tied: bool = False
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    remat: Literal["none", "dots", "full"] = "none"
-    unroll: int = 1  # layers per iteration of the scan
-    cache_chunk: int = 64  # slots of the cache's first chunk; the next ones double
-    # Of a published model. While it is None, it is not part of a config's identity.
-    family: Family | None = field(default=None, metadata={"identity": "if set"})
-
-    def __post_init__(self) -> None:
-        whole = ("width", "layers", "heads", "ff", "unroll", "cache_chunk")
-        for name in (*whole, "rope_theta", "norm_eps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive")
-        for name in ("vocab", "kv_heads", "head_width"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative")
-        if self.heads % (self.kv_heads or self.heads):
-            raise ValueError(
-                f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})"
-            )
-        if not self.head_width and self.width % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
-        if (self.head_width or self.width // self.heads) % 2:
-            raise ValueError("head_width must be even: rotary pairs its halves")
-        windows = len(self.family.windows) if self.family else 0
-        if windows not in (0, self.layers):
-            raise ValueError(f"family has {windows} windows for {self.layers} layers")
 
 
 class Init(Protocol):
