@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         return leave(_main(argv))
-    except Exception:
+    except Exception:  # a bug: one of several processes ends here, alone it is raised
         leave(1, traceback.format_exc())
         raise
 
