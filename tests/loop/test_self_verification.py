@@ -21,8 +21,8 @@ def test_by_hand():
     # and 1 / 0.25 behind a wrong one.
     draws = 5 / 3 + 5 / 6 * 5 / 3 + 1 / 6 * 4
     assert retry(RATES, 2) == pytest.approx((25 / 36, 1, draws))
-    # Two attempts: accepted in 0.84, else (0.16) the first, which is right in 0.1 of the
-    # 0.4 that is rejected.
+    # Two attempts: accepted in 0.84, else (0.16) the first, which is right in 0.1 of
+    # the 0.4 that is rejected.
     right = 0.84 * 5 / 6 + 0.16 * 0.25
     assert retry(RATES, 1, 2) == pytest.approx((right, 1, 1.4))
     # Back from one step there is nowhere to go: 0.5 (1 + 0.4) are right, 0.1 (1 + 0.4)
