@@ -109,6 +109,17 @@ def select_argument(parser: ArgumentParser) -> None:
 def reproduce_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("claim", metavar="CLAIM", nargs="?", help="its name, e.g. A1")
     parser.add_argument("--list", action="store_true", help="show all claims")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every claim that has the tier; ends with a page of all in --results",
+    )
+    parser.add_argument(
+        "--jobs", type=_count, help="claims at a time, with --all (default: 1)"
+    )
+    parser.add_argument(
+        "--page", action="store_true", help="only write that page, of what is there"
+    )
     parser.add_argument("--seeds", type=_count, default=3, help="default: 3")
     parser.add_argument("--tier", default="nano", help="nano (default), small or base")
     parser.add_argument(

@@ -20,6 +20,7 @@ from o1jax.cli.models import (
     import_arguments,
     import_command,
 )
+from o1jax.cli.reproduce import reproduce_all_command
 from o1jax.cli.run import run_command
 from o1jax.config import ConfigError, Loaded, load
 
@@ -150,8 +151,13 @@ def _reproduce(args: Namespace) -> None:
     if args.list:
         print(listing())
         return
+    if args.page or args.all:
+        reproduce_all_command(args)
+        return
     if args.claim is None:
         raise ConfigError("reproduce: which claim? --list shows them")
+    if args.jobs:
+        raise ConfigError("reproduce: --jobs needs --all")
     claim = find_claim(args.claim)
     from o1jax.inspect.claims import write_index
     from o1jax.inspect.report import write_report
@@ -255,7 +261,8 @@ COMMANDS = {
     ),
     "reproduce": Command(
         "redo a published claim and check its shape; resumes when run again",
-        "o1jax reproduce A1 --seeds 3",
+        "o1jax reproduce A1 --seeds 3\n"
+        "  o1jax reproduce --all --tier nano --seeds 1 --jobs 2",
         arguments.reproduce_arguments,
         _reproduce,
     ),

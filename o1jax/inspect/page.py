@@ -16,12 +16,17 @@ from pathlib import Path
 def template(name: str) -> str:
     """The page with its style and its script, still without data."""
     page = _read(f"{name}.html")
-    owns = {"css": _read("page.css") + _read(f"{name}.css"), "js": _read(f"{name}.js")}
+    owns = {"css": style(name), "js": _read(f"{name}.js")}
     for kind, own in owns.items():
         digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
         page = page.replace(f"{kind}-hash", f"sha256-{digest}")
         page = page.replace(f"/* {name}.{kind} */", own)
     return page
+
+
+def style(name: str) -> str:
+    """The style of a page without a script, after the colours of all."""
+    return _read("page.css") + _read(f"{name}.css")
 
 
 def write_whole(file: str | Path, text: str) -> Path:

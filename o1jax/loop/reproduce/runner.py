@@ -3,15 +3,18 @@
 In: a claim, a tier, a number of seeds, and two folders. Out: results.json and every
 prediction in results/CLAIM. The cache holds a workdir for each trained config, by its
 fingerprint, with the predictions of the arms that were run on it; what is there is not
-done again, so a run that was killed goes on, and claims share policies.
+done again, so a run that was killed goes on, and claims share policies, at the same
+time too: a process waits while another one makes what it needs.
 """
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,9 +89,22 @@ def _policy(tier: Tier, seed: int, cache: Path) -> Trained:
 
 
 def _train(policy: Trained) -> None:
-    check_workdir(policy.loaded, policy.path)
-    if not (policy.path / "results.json").exists():
-        run(policy.loaded, policy.path)
+    with alone(policy.path.with_suffix(".lock")):
+        check_workdir(policy.loaded, policy.path)
+        if not (policy.path / "results.json").exists():
+            run(policy.loaded, policy.path)
+
+
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Waits until no other process is in here with that file.
+
+    The file stays: who removes it lets two in. A process that dies leaves at once.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _examples(tier: Tier, policy: Trained) -> list[Example]:
@@ -109,8 +125,9 @@ def _run_arms(
             start = functools.cache(functools.partial(_start, policy))
             for arm in tier.arms:
                 file = _file(policy, tier, arm)
-                if not file.with_suffix(".json").exists():
-                    _run_arm(start, arm, problems, file)
+                with alone(file.with_suffix(".lock")):
+                    if not file.with_suffix(".json").exists():
+                        _run_arm(start, arm, problems, file)
                 record = json.loads(file.with_suffix(".json").read_text())
                 predicted = read_predictions(file, problems, record["facts"])
                 found[arm.name].append(predicted)
