@@ -25,6 +25,7 @@ from o1jax.loop.experience import (
 from o1jax.loop.filters import questions_kept, responses_kept
 from o1jax.loop.held_out import HeldOut, build_held_out
 from o1jax.loop.marks import stop_ids
+from o1jax.loop.text_meter import text_shares
 from o1jax.loop.traces import closing
 from o1jax.loop.turns import Turns, corrections
 from o1jax.loop.workdir import Workdir
@@ -221,7 +222,7 @@ def build_sampling(
 def build_measure(
     run: Workdir, config: HeldOut, task: Task, sampling: Sampling
 ) -> Callable[[Params], dict[str, Any]]:
-    """As held_out.build_held_out; of two attempts pass@k is the second's."""
+    """As held_out.build_held_out; of two attempts the second is what is spoken of."""
     if not isinstance(sampling, Episodes):
         return build_held_out(run, config, task, sampling.answer)
     seed, samples = run.experiment.seed, config.samples
@@ -236,6 +237,8 @@ def build_measure(
         each = {f"pass@{k}": p for k, p in zip(ks, found)}
         each |= corrections(first, second)
         said = {name: list(bootstrap_interval(p)) for name, p in each.items()}
+        shares = text_shares(task, examples, both[1].texts)
+        said |= {name: [share] for name, share in shares.items()}
         return said | {"length": float(np.mean(both[1].tokens))}
 
     return measure

@@ -50,7 +50,7 @@ def self_evaluation_guide(
     token of a finished path is left out. ValueError if yes or no is not one token, or
     the tokenizer lacks a word of the question.
     """
-    ask, yes, no = _tokens(config, tokenizer)
+    ask, yes, no = answer_tokens(config, tokenizer)
 
     def guide(params: Params, state: NodeState) -> Guidance:
         rows = path_rows(prompts_tokens, prompts_length, state, behind=ask)
@@ -65,10 +65,13 @@ def self_evaluation_guide(
     return guide
 
 
-def _tokens(
+def answer_tokens(
     config: SelfEvaluation, tokenizer: Tokenizer
 ) -> tuple[np.ndarray, int, int]:
-    """(ids of the question i32[A], id of yes, id of no)."""
+    """(ids of the question i32[A], id of yes, id of no).
+
+    ValueError if yes or no is not one token, or a word of the question is unknown.
+    """
     try:
         ask = tokenizer.encode(config.ask)
     except ValueError as error:
