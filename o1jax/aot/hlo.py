@@ -102,7 +102,7 @@ def parse(text: str) -> Module:
         if head := HEAD.match(line):
             current = computations[head[2]] = Computation(head[2])
             entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # a kernel's metadata may have "}}, ..." on a line
             current = None
         elif current is not None and (found := OPERATION.match(line)):
             root, name, type_, kind, rest = found.groups()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from o1jax.learn.losses import next_token_loss
-from o1jax.policy.policy import Policy
+from o1jax.policy.policy import Policy, read_rows
 from o1jax.types import Params, TokenBatch
 
 Batch = Any  # a pytree of arrays whose first axis is rows
@@ -42,11 +42,14 @@ def imitation(policy: Policy) -> Objective:
         return jnp.sum(batch.weight)
 
     def total(params: Params, batch: TokenBatch) -> tuple[jax.Array, Sums]:
-        output = policy.forward(
-            params, batch.tokens, position=batch.position, segment=batch.segment
-        )
-        loss = jnp.sum(batch.weight * next_token_loss(output.logits, batch.tokens))
-        right = jnp.argmax(output.logits, axis=-1) == batch.tokens
+        place = {"position": batch.position, "segment": batch.segment}
+        (loss, right), _ = read_rows(policy, params, batch.tokens, _loss, **place)
+        loss = jnp.sum(batch.weight * loss)
         return loss, {"loss": loss, "token_accuracy": jnp.sum(batch.weight * right)}
 
     return Objective(weight, total)
+
+
+def _loss(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of each token, and whether it is the likeliest."""
+    return next_token_loss(logits, tokens), jnp.argmax(logits, axis=-1) == tokens

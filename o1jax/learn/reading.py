@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from o1jax.policy.policy import Policy
+from o1jax.policy.policy import Policy, read_rows
 from o1jax.types import Params
 
 # logits f32[..., V] -> log-probs f32[..., V] of what the sampler draws from, such as
@@ -62,17 +62,19 @@ def read_responses(
     chex.assert_rank(tokens, 2)
     chex.assert_shape([prompt_length, length], tokens.shape[:1])
     own = params if critic is None else params["policy"]
-    output = policy.forward(own, tokens)
-    value = output.value
+
+    def said(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logprobs = distribution(logits)
+        chosen = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
+        inside = logprobs > -jnp.inf
+        nats = jnp.exp(logprobs) * jnp.where(inside, logprobs, 0.0)
+        return chosen, -jnp.sum(nats, axis=-1)
+
+    (chosen, entropy), value = read_rows(policy, own, tokens, said)
     if critic is not None:
         value = critic.forward(params["critic"], tokens).value
-    logprobs = distribution(output.logits)
-    chosen = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
-    inside = logprobs > -jnp.inf
-    nats = jnp.exp(logprobs) * jnp.where(inside, logprobs, 0.0)
     response = in_response(prompt_length, length, tokens.shape[1])
     on = lambda x: jnp.where(response, x, 0.0)
-    entropy = -jnp.sum(nats, axis=-1)
     return Reading(on(jnp.maximum(chosen, LOWEST)), on(entropy), on(value))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from o1jax.parallel.mesh import ROWS
@@ -103,6 +103,16 @@ def on_rows(x: jax.Array) -> jax.Array:
     if parts == 1 or x.shape[0] % parts:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(ROWS)))
+
+
+def free_axes(x: jax.Array) -> tuple[AbstractMesh, tuple[str, ...]]:
+    """The mesh that x lies on under jit, and its axes that a shard_map may still take.
+
+    On one device, without a mesh and inside shard_map there are none.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    free = tuple(axis for axis in mesh.axis_names if axis not in mesh.manual_axes)
+    return mesh, free if math.prod(mesh.shape[axis] for axis in free) > 1 else ()
 
 
 def shard(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:

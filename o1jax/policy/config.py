@@ -30,7 +30,12 @@ class PolicyConfig:
     remat: Literal["none", "dots", "full"] = "none"
     unroll: int = 1  # layers per iteration of the scan
     cache_chunk: int = 64  # slots of the cache's first chunk; the next ones double
-    # Of a published model. While it is None, it is not part of a config's identity.
+    # While these are None, they are not part of a config's identity.
+    # flash: rows are read by jax's TPU kernel; None: on a TPU.
+    flash: bool | None = field(default=None, metadata={"identity": "if set"})
+    # Positions whose logits a loss makes at once; None: all.
+    logit_chunk: int | None = field(default=None, metadata={"identity": "if set"})
+    # Of a published model.
     family: Family | None = field(default=None, metadata={"identity": "if set"})
 
     def __post_init__(self) -> None:
@@ -41,6 +46,8 @@ class PolicyConfig:
         for name in ("vocab", "kv_heads", "head_width"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
+        if self.logit_chunk is not None and self.logit_chunk < 1:
+            raise ValueError("logit_chunk must be positive")
         if self.heads % (self.kv_heads or self.heads):
             raise ValueError(
                 f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})"

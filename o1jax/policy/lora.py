@@ -67,7 +67,7 @@ def lora_policy(policy: Policy, config: LoraConfig) -> Policy:
         return adapt(policy.init(base), factors, config)
 
     whole = lambda params: merge(params, config)
-    extend = policy.extend
+    extend, read = policy.extend, policy.read
     return Policy(
         init=init,
         unstack=lambda params: policy.unstack(whole(params)),
@@ -75,6 +75,7 @@ def lora_policy(policy: Policy, config: LoraConfig) -> Policy:
         start=lambda params, *a, **k: policy.start(whole(params), *a, **k),
         step=lambda params, *a, **k: policy.step(whole(params), *a, **k),
         extend=extend and (lambda params, *a, **k: extend(whole(params), *a, **k)),
+        read=read and (lambda params, *a, **k: read(whole(params), *a, **k)),
     )
 
 

@@ -33,9 +33,11 @@ from o1jax.policy.attention import (
     soft_cap,
     write_cached,
 )
+from o1jax.policy.chunks import Reader, read_by_chunks
 from o1jax.policy.config import PolicyConfig
 from o1jax.policy.context import Context, attend_contexts
 from o1jax.policy.family import Family
+from o1jax.policy.flash import LANES, attend_flash
 from o1jax.policy.heads import ScalarHead, Unembed
 from o1jax.policy.transformer import Block, Embed, RMSNorm
 from o1jax.types import KVCache, Params, PolicyOutput
@@ -89,6 +91,18 @@ class Extend(Protocol):
     ) -> tuple[PolicyOutput, Pages, Pages]: ...
 
 
+class Read(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        reader: Reader,
+        *,
+        position: jax.Array | None = None,
+        segment: jax.Array | None = None,
+    ) -> tuple[Any, jax.Array]: ...
+
+
 class Policy(NamedTuple):
     """Pure functions; build one with `build_policy`."""
 
@@ -98,6 +112,7 @@ class Policy(NamedTuple):
     start: Start
     step: Step
     extend: Extend | None = None  # only a search needs it
+    read: Read | None = None  # where logits are not made all at once
 
 
 def build_policy(config: PolicyConfig, *, process_heads: int = 1) -> Policy:
@@ -109,7 +124,27 @@ def build_policy(config: PolicyConfig, *, process_heads: int = 1) -> Policy:
     if config.vocab < 1:
         raise ValueError("PolicyConfig.vocab is 0: take it from a tokenizer first")
     net = _Network(config, process_heads)
-    return Policy(net.init, net.unstack, net.forward, net.start, net.step, net.extend)
+    own = (net.init, net.unstack, net.forward, net.start, net.step, net.extend)
+    return Policy(*own, net.read if config.logit_chunk else None)
+
+
+def read_rows(
+    policy: Policy,
+    params: Params,
+    tokens: jax.Array,
+    reader: Reader,
+    *,
+    position: jax.Array | None = None,
+    segment: jax.Array | None = None,
+) -> tuple[Any, jax.Array]:
+    """(what `reader` finds in the logits of rows i32[B, T] and the tokens, values).
+
+    By chunks of positions if PolicyConfig.logit_chunk says so: the same numbers.
+    """
+    if policy.read is not None:
+        return policy.read(params, tokens, reader, position=position, segment=segment)
+    output = policy.forward(params, tokens, position=position, segment=segment)
+    return reader(output.logits, tokens), output.value
 
 
 class _Network:
@@ -225,11 +260,38 @@ class _Network:
           PolicyOutput of [B, T, V] and [B, T]. The first token of a row or segment
           has nothing before it: its logits are uniform, its value is the head's bias.
         """
+        return self._read_out(params, *self._trunk(params, tokens, position, segment))
+
+    def read(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        reader: Reader,
+        *,
+        position: jax.Array | None = None,
+        segment: jax.Array | None = None,
+    ) -> tuple[Any, jax.Array]:
+        """What the reader finds in forward's logits, by chunks, and forward's value."""
+        before, _ = self._trunk(params, tokens, position, segment)
+        value = self.value.apply({"params": params["value"]}, before)
+        name, size = "embed" if self.config.tied else "unembed", self.config.logit_chunk
+        head = {name: params[name]}
+        found = read_by_chunks(self._logits, head, before, tokens, reader, size=size)
+        return found, value
+
+    def _trunk(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        position: jax.Array | None,
+        segment: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Hidden states [B, T, D] of what is before each token, and with it."""
         chex.assert_rank(tokens, 2)
         if position is None:
             position = jnp.arange(tokens.shape[1])[None]
         h = on_rows(self.embedded(params, tokens))
-        attend_rows = partial(attend, segment=segment, **self.scores)
+        attend_rows = partial(self._attend_rows, segment=segment)
         scanned, of_layer = self._layers(params, position)
 
         def layer(h: jax.Array, scanned: Any) -> tuple[jax.Array, None]:
@@ -246,7 +308,16 @@ class _Network:
         if segment is not None:
             inside = jnp.pad(segment[:, 1:] == segment[:, :-1], ((0, 0), (1, 0)))
             before = jnp.where(inside[..., None], before, 0)
-        return self._read_out(params, before, h)
+        return before, h
+
+    def _attend_rows(self, *qkv: jax.Array, **options: Any) -> jax.Array:
+        """`attend`, by the kernel where the config or a TPU wants it and it serves."""
+        flash, out = self.config.flash, None
+        if flash is None:
+            flash = jax.default_backend() == "tpu" and qkv[0].shape[1] >= LANES
+        if flash:
+            out = attend_flash(*qkv, **options, **self.scores)
+        return attend(*qkv, **options, **self.scores) if out is None else out
 
     def _layers(self, params: Params, position: jax.Array) -> tuple[Any, OfLayer]:
         """What a scan runs over, and the (params, angles, window) of a piece of it."""
@@ -369,13 +440,16 @@ class _Network:
     def _read_out(
         self, params: Params, before: jax.Array, after: jax.Array
     ) -> PolicyOutput:
+        return PolicyOutput(
+            logits=self._logits(params, before),
+            value=self.value.apply({"params": params["value"]}, before),
+            process=self.process.apply({"params": params["process"]}, after),
+        )
+
+    def _logits(self, params: Params, before: jax.Array) -> jax.Array:
         if self.config.tied:
             embed = {"params": params["embed"]}
             logits = self.embed.apply(embed, before, method="attend")
         else:
             logits = self.unembed.apply({"params": params["unembed"]}, before)
-        return PolicyOutput(
-            logits=soft_cap(logits.astype(jnp.float32), self.family.logit_cap),
-            value=self.value.apply({"params": params["value"]}, before),
-            process=self.process.apply({"params": params["process"]}, after),
-        )
+        return soft_cap(logits.astype(jnp.float32), self.family.logit_cap)

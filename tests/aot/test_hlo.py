@@ -58,6 +58,14 @@ def test_a_loop_from_2_to_5_sends_three_times():
     ]
 
 
+def test_a_kernels_metadata_may_begin_a_line_with_braces():
+    kernel = """  %k = f32[16]{0} custom-call(%x), custom_call_target="kernel",
+backend_config={"xprof_metadata":"{
+}}, metadata={op_name="splash"}
+  %y ="""
+    assert sent(LOOP.replace("  %y =", kernel)) == sent(LOOP)
+
+
 def test_a_loop_that_the_data_end_goes_round_as_told():
     text = LOOP.replace("constant(5)", "parameter(1)")
     assert [times for *_, times in sent(text)] == [1, 1]

@@ -1,0 +1,101 @@
+"""The TPU kernel of attention, interpreted, against attention written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from o1jax.loop.flops import count_flops
+from o1jax.parallel.mesh import MeshConfig, build_mesh, put_batch
+from o1jax.policy.attention import attend
+from o1jax.policy.flash import attend_flash
+
+B, T, K, G, E = 4, 130, 2, 2, 8  # T: one block and two tokens of the next
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """q, k, v, segments of packed rows, and what each output counts."""
+    rng = np.random.default_rng(3)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    segment = np.repeat([[1] * 70 + [2] * 50 + [0] * 10], B, axis=0).astype(np.int32)
+    q, k, v = draw(B, T, K, G, E), draw(B, T, K, E), draw(B, T, K, E)
+    return q, k, v, segment, draw(B, T, K, G, E)
+
+
+def graded(fn, **options):
+    """(sum of weighted outputs, gradients of q, k, v)."""
+
+    def total(q, k, v, segment, weight):
+        return jnp.sum(weight * fn(q, k, v, segment=segment, **options))
+
+    return jax.value_and_grad(total, argnums=(0, 1, 2))
+
+
+def close(found, expected):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"window": 40, "cap": 5.0, "scale": 0.3}], ids=["plain", "gemma"]
+)
+def test_the_same_numbers_and_gradients_on_a_mesh_too(rows, options, jit):
+    expected = jit(graded(attend, **options))(*rows)
+    # Rows over data and fsdp, heads over tensor: each device has one row and one head.
+    mesh = build_mesh(MeshConfig(2, 2, 2))
+    kernel = jit(graded(attend_flash, **options))
+    close(kernel(*put_batch(mesh, rows)), expected)
+    if not options:
+        close(kernel(*rows), expected)
+
+
+def test_scores_are_written_nowhere(rows):
+    """At 2,048 tokens they would be B K G T T numbers, the largest array by far."""
+    long = lambda *heads: jax.ShapeDtypeStruct((B, 2048, *heads, 128), jnp.float32)
+    shapes = long(K, G), long(K), long(K)
+
+    def largest(fn):
+        def of(jaxpr):
+            for eqn in jaxpr.eqns:
+                yield from (v.aval.size for v in eqn.outvars)
+                for inner in jaxprs_in_params(eqn.params):
+                    yield from of(inner)
+
+        grad = jax.grad(lambda *x: jnp.sum(fn(*x)), argnums=(0, 1, 2))
+        return max(of(jax.make_jaxpr(grad)(*shapes).jaxpr))
+
+    assert largest(attend) == B * K * G * 2048 * 2048
+    assert largest(attend_flash) == B * 2048 * K * G * 128
+
+
+def test_flops_are_at_most_those_of_all_pairs(rows):
+    """The kernel skips blocks, which its count does not know: it is a bound."""
+    plain, kernel = (count_flops(fn, *rows[:3]) for fn in (attend, attend_flash))
+    padded = (256 / T) ** 2  # rows of 130 tokens are read as 256
+    assert kernel.matmul == pytest.approx(plain.matmul * padded, rel=0.01)
+    assert plain.exact and not kernel.exact
+
+
+def test_where_the_kernel_does_not_serve(rows):
+    q, k, v, *_ = rows
+    assert attend_flash(q, k, v, window=jnp.int32(4)) is None
+    mesh = build_mesh(MeshConfig(8, 1, 1))
+    whole = jax.NamedSharding(mesh, jax.P())
+    of_mesh = [jax.device_put(x, whole) for x in (q, k, v)]
+    served = []
+    jax.jit(lambda *x: served.append(attend_flash(*x))).eval_shape(*of_mesh)
+    assert served == [None]  # 4 rows for 8 devices
+
+
+def test_a_policy_that_reads_by_the_kernel(make, jit):
+    """`flash` switches it on; nothing else of a policy changes."""
+    _, plain, params = make(layers=1)
+    _, kernel, _ = make(layers=1, flash=True)
+    tokens = jnp.arange(B * T, dtype=jnp.int32).reshape(B, T) % 12
+    expected = jit(plain.forward)(params, tokens)
+    found = jit(kernel.forward)(params, tokens)
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+    assert "pallas_call" in str(jax.make_jaxpr(kernel.forward)(params, tokens))
+    assert "pallas_call" not in str(jax.make_jaxpr(plain.forward)(params, tokens))
