@@ -5,6 +5,7 @@ into chunks of `chunk` requests, the last one filled up with padding.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,13 +17,15 @@ import numpy as np
 
 from o1jax.data import batches
 from o1jax.data.tokenizer import Tokenizer
+from o1jax.loop.drafts import draft_of, sampler_with
 from o1jax.loop.layout import decoding
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.hosts import fetch
 from o1jax.parallel.mesh import put_batch
+from o1jax.policy.policy import Policy
 from o1jax.reward.outcome import Grader, Grading
-from o1jax.rollout.decode import SamplerConfig, SampleStats, build_sampler, on_mesh
+from o1jax.rollout.decode import Sampler, SamplerConfig, SampleStats, on_mesh
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Example, Task
 from o1jax.types import Params, Trajectory
@@ -81,11 +84,8 @@ class Answerer:
         self._length = length or max(
             len(encode(run.tokenizer, e.question)) for e in examples
         )
-        self._sampler = on_mesh(
-            build_sampler(run.policy, self._config),
-            self._layout.mesh,
-            cut=self._layout.cut,
-        )
+        self._draft = draft_of(run, self._config)
+        self._samplers: dict[int, Sampler] = {}
 
     def __call__(
         self,
@@ -125,7 +125,9 @@ class Answerer:
             for start in range(0, len(requests), self._chunk):
                 asked = requests[start : start + self._chunk]
                 ids = None if prompts is None else prompts[start : start + len(asked)]
-                sampled = (asked, *self._sample(params, key, asked, start, ids))
+                again = samples if prompts is None else 1
+                found_now = self._sample(params, key, asked, start, ids, samples=again)
+                sampled = (asked, *found_now)
                 if before is not None:
                     finish(*before)
                 before = sampled
@@ -145,7 +147,7 @@ class Answerer:
     @property
     def program(self) -> Call:
         """What each call runs, to be looked at."""
-        return Call(self._sampler, self._chunk, self._length, self._config.rows)
+        return Call(self._sampler(1), self._chunk, self._length, self._config.rows)
 
     def trajectory(self, params: Params, key: jax.Array) -> Trajectory:
         """One response to each example (at most `chunk`), with its log-probs."""
@@ -169,11 +171,14 @@ class Answerer:
         asked: Sequence[Example],
         start: int,
         ids: Sequence[Sequence[int]] | None = None,
+        *,
+        samples: int = 1,
     ) -> tuple[Trajectory, SampleStats]:
         """Responses to `asked`, which are the requests from number `start` on.
 
         A request's key comes from its number: the chunk it is in changes nothing.
-        ids: of their prompts, in place of the questions'.
+        ids: of their prompts, in place of the questions'. samples: neighbours that ask
+        the same, so that a prompt is read once for as many of them as chunks allow.
         """
         tokenizer, template = self._run.tokenizer, self._run.experiment.template
         shape = {"length": self._length, "rows": self._chunk}
@@ -182,12 +187,29 @@ class Answerer:
         else:
             queue = batches.padded_prompts(ids, tokenizer, **shape)
         keys = request_keys(key, start + jnp.arange(self._chunk))
-        return self._sampler(params, keys, put_batch(self._layout.mesh, queue))
+        if self._draft is not None and self._draft.params is not None:
+            params = params, self._draft.params
+        sampler = self._sampler(math.gcd(samples, self._chunk // self._layout.shards))
+        return sampler(params, keys, put_batch(self._layout.mesh, queue))
+
+    def _sampler(self, samples: int) -> Sampler:
+        """The program for a queue in which so many neighbours ask the same."""
+        if samples not in self._samplers:
+            self._samplers[samples] = on_mesh(
+                sampler_with(self._run, self._config, self._draft, samples=samples),
+                self._layout.mesh,
+                cut=self._layout.cut,
+            )
+        return self._samplers[samples]
 
     def _book(self, stats: SampleStats, kind: str) -> None:
         decode, prefill = self._flops
         computed, read = int(stats.computed), int(stats.prefill)
         flops = computed * decode + read * prefill
+        if stats.draft is not None:
+            decode, prefill = self._flops_of(self._draft.policy)
+            rows = min(self._config.rows, self._chunk)
+            flops += int(stats.draft.steps) * rows * decode + read * prefill
         self._run.ledger.add(kind, tokens=computed + read, flops=flops)
 
     @functools.cached_property
@@ -197,7 +219,10 @@ class Answerer:
         The sampler's loops run as long as the data says, so a step and a prompt are
         counted once, to be multiplied by what the sampler reports.
         """
-        policy, rows = self._run.policy, min(self._config.rows, self._chunk)
+        return self._flops_of(self._run.policy)
+
+    def _flops_of(self, policy: Policy) -> tuple[float, float]:
+        rows = min(self._config.rows, self._chunk)
         capacity = self._length + self._config.max_new_tokens
         params = jax.eval_shape(policy.init, self._run.key)
         prompt = jax.ShapeDtypeStruct((rows, self._length), jnp.int32)

@@ -21,6 +21,8 @@ from jax.sharding import Mesh, PartitionSpec
 from o1jax.config import configurable
 from o1jax.parallel.mesh import ROWS
 from o1jax.policy.policy import Policy
+from o1jax.rollout.reading import prompt_reader
+from o1jax.rollout.requests import Requests, empty_start, free_rows, unanswered
 from o1jax.rollout.sampling import (
     SamplingConfig,
     draw,
@@ -28,6 +30,24 @@ from o1jax.rollout.sampling import (
     token_logprob,
 )
 from o1jax.types import KVCache, Params, Prompts, Trajectory
+
+
+@configurable
+@dataclass(frozen=True)
+class Draft:
+    """Who proposes tokens for the policy to check: rollout/speculative.py."""
+
+    tokens: int = 4  # proposed in a round
+    layers: int = 0  # the first ones of the policy itself, with its head; or
+    workdir: str = ""  # of a run with the same tokenizer: its newest policy
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError("tokens must be at least 1")
+        if self.layers < 0:
+            raise ValueError("layers must not be negative")
+        if bool(self.layers) == bool(self.workdir):
+            raise ValueError("either layers or workdir says who the draft is")
 
 
 @configurable
@@ -40,6 +60,7 @@ class SamplerConfig:
     refill_rows: int = 0  # read in together when so many are free; 0: rows / 16
     stop_ids: tuple[int, ...] = ()  # the tokenizer's end of text if empty
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    draft: Draft | None = field(default=None, metadata={"identity": "if set"})
 
     def __post_init__(self) -> None:
         for name in ("rows", "max_new_tokens"):
@@ -50,13 +71,29 @@ class SamplerConfig:
 
 
 @flax.struct.dataclass(kw_only=True)
+class DraftStats:
+    """How a draft's proposals fared. Those behind the end of an answer don't count."""
+
+    calls: jax.Array  # i32[]  rounds x rows that were somebody's
+    tested: jax.Array  # i32[]  tokens up to the first of a round that failed
+    accepted: jax.Array  # i32[]
+    steps: jax.Array  # i32[]  decoding steps of the draft
+
+    @property
+    def acceptance(self) -> jax.Array:
+        """Chance that a token passes, if those before it did."""
+        return self.accepted / self.tested
+
+
+@flax.struct.dataclass(kw_only=True)
 class SampleStats:
     """What a call of the sampler computed."""
 
-    steps: jax.Array  # i32[]  decoding steps
+    steps: jax.Array  # i32[]  decoding steps; rounds, with a draft
     useful: jax.Array  # i32[]  tokens of responses
-    computed: jax.Array  # i32[]  decoding steps x rows
+    computed: jax.Array  # i32[]  tokens that the policy read in them, of all rows
     prefill: jax.Array  # i32[]  prompt positions read, padding included
+    draft: DraftStats | None = None
 
     @property
     def occupancy(self) -> jax.Array:
@@ -106,16 +143,6 @@ def on_mesh(sampler: Sampler, mesh: Mesh, *, cut: bool = False) -> Sampler:
     return jax.jit(sample)
 
 
-class _Requests(NamedTuple):
-    """What is known of every request so far; the program's result."""
-
-    tokens: jax.Array  # i32[Q, T]
-    logprob: jax.Array  # f32[Q, T]
-    value: jax.Array  # f32[Q, T]
-    length: jax.Array  # i32[Q]
-    finished: jax.Array  # bool[Q]
-
-
 class _Rows(NamedTuple):
     """What is being decoded."""
 
@@ -130,14 +157,17 @@ class _Loop(NamedTuple):
     waiting: jax.Array  # i32[]  first request that has no row yet
     prefill: jax.Array
     rows: _Rows
-    requests: _Requests
+    requests: Requests
 
 
-def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
+def build_sampler(
+    policy: Policy, config: SamplerConfig, *, samples: int = 1
+) -> Sampler:
     """A function (params, key, prompts) -> (Trajectory, SampleStats); jit it.
 
     `key` is one key, of which request q gets fold_in(key, q), or a key for each request
-    [Q]. A request with prompt_id -1 is padding and is not answered.
+    [Q]. A request with prompt_id -1 is padding and is not answered. Of the queue each
+    `samples` neighbours ask the same (or are padding): their prompt is read once.
     """
     sampling = config.sampling
 
@@ -155,18 +185,16 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
         keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(arange)
         draw_row = partial(jax.random.uniform, shape=(config.max_new_tokens,))
         uniform = jax.vmap(draw_row)(keys)
+        reader = prompt_reader(
+            policy, params, prompts, samples=samples, rows=B, capacity=T
+        )
 
         def read_in(loop: _Loop, count: int) -> _Loop:
             """Gives free rows, `count` at most, to the requests that wait."""
             rows, first = loop.rows, loop.waiting
-            (slots,) = jnp.nonzero(rows.request == Q, size=count, fill_value=B)
-            queued = first + jnp.arange(count)
-            queued = jnp.where((slots < B) & (queued < Q), queued, Q)
-            slots = jnp.where(queued < Q, slots, B)
+            slots, queued = free_rows(rows.request, first, Q, count)
             at = jnp.minimum(queued, Q - 1)
-            output, cache = policy.start(
-                params, prompts.tokens[at], prompts.length[at], capacity=T
-            )
+            output, cache = reader.read(at)
             fill = lambda old, new: old.at[slots].set(new, mode="drop")
             cache = jax.tree.map(fill, rows.cache, cache)
             answered = prompts.prompt_id[at] >= 0
@@ -175,7 +203,7 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
             value = fill(rows.value, output.value)
             return loop._replace(
                 waiting=first + jnp.sum(queued < Q),
-                prefill=loop.prefill + count * P,
+                prefill=loop.prefill + count * reader.each,
                 rows=_Rows(request, logits, value, cache),
             )
 
@@ -194,7 +222,7 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
             put = lambda array, new: array.at[rows.request, position].set(
                 new, mode="drop"
             )
-            requests = _Requests(
+            requests = Requests(
                 tokens=put(requests.tokens, token),
                 logprob=put(requests.logprob, token_logprob(logprobs, token)),
                 value=put(requests.value, rows.value),
@@ -223,21 +251,12 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
 
         loop = read_in(_begin(policy, params, prompts, B, T), B)
         loop = jax.lax.while_loop(unfinished, body, loop)
-        requests = loop.requests
-        trajectory = Trajectory(
-            tokens=requests.tokens,
-            prompt_length=prompts.length,
-            length=requests.length,
-            logprob=requests.logprob,
-            value=requests.value,
-            finished=requests.finished,
-            prompt_id=prompts.prompt_id,
-        )
+        trajectory = loop.requests.trajectory(prompts)
         stats = SampleStats(
             steps=loop.step,
-            useful=jnp.sum(requests.length - prompts.length),
+            useful=jnp.sum(trajectory.length - prompts.length),
             computed=loop.step * B,
-            prefill=loop.prefill,
+            prefill=reader.once + loop.prefill,
         )
         return trajectory, stats
 
@@ -246,25 +265,8 @@ def build_sampler(policy: Policy, config: SamplerConfig) -> Sampler:
 
 def _begin(policy: Policy, params: Params, prompts: Prompts, B: int, T: int) -> _Loop:
     """An empty machine: all rows free, all requests waiting."""
-    Q, P = prompts.tokens.shape
-    output, cache = jax.eval_shape(
-        lambda: policy.start(
-            params, jnp.zeros((B, P), jnp.int32), jnp.ones(B, jnp.int32), capacity=T
-        )
-    )
-    empty = lambda x: jnp.zeros(x.shape, x.dtype)
-    requests = _Requests(
-        tokens=jnp.pad(prompts.tokens, ((0, 0), (0, T - P))),
-        logprob=jnp.zeros((Q, T)),
-        value=jnp.zeros((Q, T)),
-        length=prompts.length,
-        finished=jnp.zeros(Q, bool),
-    )
-    rows = _Rows(
-        request=jnp.full(B, Q),
-        logits=empty(output.logits),
-        value=empty(output.value),
-        cache=jax.tree.map(empty, cache),
-    )
+    output, cache = empty_start(policy, params, B, capacity=T)
+    request = jnp.full(B, len(prompts.length))
+    rows = _Rows(request, output.logits, output.value, cache)
     zero = jnp.int32(0)
-    return _Loop(zero, zero, zero, rows, requests)
+    return _Loop(zero, zero, zero, rows, unanswered(prompts, T))
