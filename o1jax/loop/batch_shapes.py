@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from o1jax.data.pairs import PairBatch
 from o1jax.learn.experience import Experience
+from o1jax.reward.demonstrations import Demonstrations
+from o1jax.reward.goals import GoalLabels
 from o1jax.types import Prompts, StepLabels, TokenBatch
 
 
@@ -79,3 +81,15 @@ def labels(rows: int, width: int, *, pairs: bool = False) -> Any:
         label=real(rows, width),
         weight=real(rows, width),
     )
+
+
+def goals(rows: int, width: int, count: int, steps: int) -> GoalLabels:
+    """A batch of steps, each with what it is worth for `count` goals."""
+    reach = array(rows, steps, -(-count // 8), dtype=jnp.uint8)
+    return GoalLabels(labels=labels(rows, width), reach=reach)
+
+
+def demonstrations(rows: int, width: int) -> Demonstrations:
+    """A batch of responses of the expert and of the policy."""
+    logprob = array(rows, dtype=jnp.float32)
+    return Demonstrations(labels=labels(rows, width), logprob=logprob)

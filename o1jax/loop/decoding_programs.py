@@ -7,17 +7,23 @@ decide go round as often as they can: every response is as long as it may be.
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from o1jax.loop.answer import Answerer
-from o1jax.loop.batch_shapes import keys, prompts
+from o1jax.loop.batch_shapes import array, keys, prompts
 from o1jax.loop.layout import decoding, reshard
 from o1jax.loop.planned import Plan, Shapes, placed, rows_on
+from o1jax.loop.rollouts import Programs
 from o1jax.loop.searching import Searcher
-from o1jax.parallel.sharding import DECODE_RULES
+from o1jax.parallel.sharding import DECODE_RULES, TRANSFORMER_RULES
+
+
+class NotCovered(ValueError):
+    """A stage whose programs are not known here; the message says why."""
 
 
 class Program(NamedTuple):
@@ -109,6 +115,49 @@ def searching(
         held,
         (float(rounds), tokens),
         main,
+    )
+
+
+def labelling(
+    run: Plan,
+    stage: str,
+    made: Programs,
+    shape: tuple[int, int, int],
+    count: int,
+    held: Mapping[str, Shapes],
+) -> Iterator[Program]:
+    """Traces read once, and `count` continuations of a place of each.
+
+    shape: of the traces of a call, their tokens, and the most steps of any.
+    """
+    layout, (rows, width, steps) = decoding(run), shape
+    yield from _reshard(run, stage, held)
+    params = jax.eval_shape(run.policy.unstack, _to_decode(run, run.current_params()))
+    params = placed(
+        params, DECODE_RULES if layout.cut else TRANSFORMER_RULES, layout.mesh
+    )
+    held = held if layout.cut else beside(held)
+    on = partial(rows_on, layout.mesh)
+    text = on((array(rows, width), array(rows, steps)))
+    yield Program(
+        stage,
+        f"read {rows} traces",
+        made.read,
+        (params, text),
+        layout.mesh,
+        held,
+        main=True,
+    )
+    prefixes = on(jax.eval_shape(made.read, params, text))
+    new = run.experiment.sampler.max_new_tokens
+    yield Program(
+        stage,
+        f"continue {rows} x {count}",
+        jax.jit(partial(made.draw_all, count=count)),
+        (params, prefixes, *on((array(rows), array(rows), keys(rows)))),
+        layout.mesh,
+        held,
+        (1.0, float(new)),
     )
 
 

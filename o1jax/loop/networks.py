@@ -74,14 +74,14 @@ def build_networks(
         if own:  # a copy of the policy that learns to foretell
             params = {"policy": params, "critic": jax.tree.map(jnp.copy, first)}
     else:
-        frozen, objective = (first,), _of_adapters(objective)
+        frozen, objective = (first,), of_adapters(objective)
         draw = jax.jit(adapters, static_argnums=2)
         params = {"lora": draw(first, key, lora)}
         if own:
             other = jax.random.fold_in(key, 1)
             critic = {"lora": draw(first, other, replace(lora, value=True))}
             params = {"policy": params, "critic": critic}
-        whole = partial(_whole, first)
+        whole = partial(with_base, first)
         stay = jax.tree.map(lambda x: x.sharding, first)
         merged = jax.jit(partial(merge, config=lora), out_shardings=stay)
         plain = lambda params: merged(whole(params))
@@ -106,18 +106,18 @@ def build_networks(
     )
 
 
-def _whole(base: Params, params: Params) -> Params:
+def with_base(base: Params, params: Params) -> Params:
     """The adapters of each network beside the one base of them all."""
     if "lora" in params:
         return {"base": base, **params}
-    return {name: _whole(base, own) for name, own in params.items()}
+    return {name: with_base(base, own) for name, own in params.items()}
 
 
-def _of_adapters(objective: Objective) -> Objective:
+def of_adapters(objective: Objective) -> Objective:
     """The objective as a function of the adapters; the base comes last."""
 
     def total(params: Params, batch: Batch, base: Params) -> tuple[jax.Array, Sums]:
-        return objective.total(_whole(base, params), batch)
+        return objective.total(with_base(base, params), batch)
 
     return objective._replace(total=total)
 

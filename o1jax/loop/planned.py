@@ -18,6 +18,7 @@ from o1jax.loop.ledger import Ledger
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import ROWS, build_mesh
 from o1jax.parallel.sharding import TRANSFORMER_RULES, Rules, shardings
+from o1jax.policy.lora import LORA_RULES
 from o1jax.policy.policy import PolicyConfig
 from o1jax.reward.model import RewardModel
 from o1jax.reward.versions import Weights
@@ -105,4 +106,4 @@ def state_of(
         jax.eval_shape(optimizer.init, bare),
         keys(1).update(shape=()),
     )
-    return placed(state, TRANSFORMER_RULES, mesh), optimizer
+    return placed(state, LORA_RULES, mesh), optimizer

@@ -16,43 +16,34 @@ import jax.numpy as jnp
 from o1jax.learn.objectives import imitation
 from o1jax.learn.policy_objective import PolicyGradient
 from o1jax.learn.preference import PreferenceBatch, pair_logprobs
-from o1jax.learn.reading import read_responses
+from o1jax.learn.reading import read_divergence, read_responses
 from o1jax.learn.update import build_update, jit_update
 from o1jax.loop.answer import Answerer
-from o1jax.loop.batch_shapes import array, experience, labels, text, tokens_to_imitate
+from o1jax.loop.batch_shapes import array, experience, text, tokens_to_imitate
 from o1jax.loop.compare import Compare
 from o1jax.loop.contrast import Prefer
-from o1jax.loop.decoding_programs import Program, sampling, searching
+from o1jax.loop.decoding_programs import NotCovered, Program, sampling, searching
 from o1jax.loop.episodes import build_sampling
 from o1jax.loop.evaluate import Evaluate
 from o1jax.loop.experience import Questions
 from o1jax.loop.imitate import Imitate
 from o1jax.loop.improve import Improve
 from o1jax.loop.learners import build_learner
-from o1jax.loop.planned import (
-    Plan,
-    Shapes,
-    rows_on,
-    state_of,
-)
-from o1jax.loop.reward_data import examples_of
-from o1jax.loop.reward_model import ROWS_AT_ONCE, TrainReward, objective_of
+from o1jax.loop.networks import learning_policy, of_adapters, with_base
+from o1jax.loop.planned import Plan, Shapes, rows_on, state_of
+from o1jax.loop.reward_model import TrainReward
+from o1jax.loop.reward_programs import learn_on, train_reward
 from o1jax.loop.searching import Searcher
-from o1jax.loop.traces import CHUNK, TraceConfig
+from o1jax.policy.lora import adapters, merge
 from o1jax.rollout.sampling import SamplingConfig, sampling_logprobs
-
-LOOKED_AT = 64  # questions that tell how long prompts are
-
-
-class NotCovered(ValueError):
-    """A stage whose programs are not known here; the message says why."""
+from o1jax.types import TrainState
 
 
 def programs(run: Plan) -> Iterator[Program | NotCovered]:
     """Of all stages, in order, each kind and shape once; and what is left out."""
     makers: dict[type, Callable[..., Iterator[Program]]] = {
         Imitate: _imitate,
-        TrainReward: _train_reward,
+        TrainReward: train_reward,
         Improve: _improve,
         Evaluate: _evaluate,
         Compare: _compare,
@@ -103,11 +94,15 @@ def _imitate(run: Plan, index: int, config: Imitate) -> Iterator[Program]:
 
 
 def _improve(run: Plan, index: int, config: Improve) -> Iterator[Program]:
-    if config.lora is not None:
-        raise NotCovered(f"stage {config.name!r}: adapters (lora) are not checked yet")
     task, first = run.task(config), run.first_params(index)
-    own = config.critic == "own"
-    params = {"policy": first, "critic": first} if own else first
+    lora = config.lora
+    params, frozen = first, ()
+    if lora is not None:
+        draw = lambda own: jax.eval_shape(partial(adapters, config=own), first, run.key)
+        params, frozen = {"lora": draw(lora)}, (first,)
+    if config.critic == "own":
+        critic = params if lora is None else {"lora": draw(replace(lora, value=True))}
+        params = {"policy": params, "critic": critic}
     state, optimizer = state_of(
         params,
         run.mesh,
@@ -116,6 +111,9 @@ def _improve(run: Plan, index: int, config: Improve) -> Iterator[Program]:
         first=1,
     )
     held = {"train state": state, "reference": first}
+    if lora is not None:
+        yield _merge(run, config, state, first)
+        held["policy"] = first
     questions = Questions(run, index, task)
     draws = build_sampling(run, questions, task, config)
     if reward := config.payment.reward:
@@ -142,20 +140,68 @@ def _improve(run: Plan, index: int, config: Improve) -> Iterator[Program]:
         )
     if config.search is None:
         yield from _reading(run, config, state, held, width)
+    else:
+        yield _divergence(run, config, state, held, width)
+    held.pop("policy", None)
     learner = build_learner(run, config, first, width)
     batch = _batch_of(run, config, learner, rows // config.minibatches, width)
     batch = rows_on(run.mesh, batch)
-    update = build_update(
-        learner.objective, optimizer, microbatches=config.microbatches
-    )
+    if isinstance(config.learner, Prefer):
+        yield Program(
+            config.name,
+            "reference of pairs",
+            jax.jit(partial(pair_logprobs, run.policy)),
+            (first, batch.pairs),
+            run.mesh,
+            _without(held, "reference"),
+        )
+    objective = learner.objective if lora is None else of_adapters(learner.objective)
+    update = build_update(objective, optimizer, microbatches=config.microbatches)
+    others = _without(held, "train state")
     yield Program(
         config.name,
         "update",
         jit_update(update, state),
-        (state, batch),
+        (state, batch, *frozen),
         run.mesh,
-        _without(held, "train state"),
+        _without(others, "reference") if frozen else others,
     )
+    if config.payment.refresh_every:
+        yield from learn_on(run, config, held, width)
+
+
+def _merge(run: Plan, config: Improve, state: TrainState, first: Shapes) -> Program:
+    """A policy of its own of the adapters and what they adapt."""
+    own = state.params["policy"] if config.critic == "own" else state.params
+    stay = jax.tree.map(lambda x: x.sharding, first)
+    merged = jax.jit(partial(merge, config=config.lora), out_shardings=stay)
+    moments = {"moments": state.opt_state}
+    arguments = (with_base(first, own),)
+    return Program(config.name, "merge adapters", merged, arguments, run.mesh, moments)
+
+
+def _divergence(
+    run: Plan,
+    config: Improve,
+    state: TrainState,
+    held: Mapping[str, Shapes],
+    width: int,
+) -> Program:
+    """How far the policy has strayed on the answers of its trees."""
+    rows = rows_on(run.mesh, text(_part(run, config), width))
+    fn = jax.jit(lambda of, *x: read_divergence(run.policy, *of, *x))
+    first = held["reference"]
+    others = {"moments": state.opt_state} | _without(held, "train state", "reference")
+    return Program(
+        config.name, "divergence", fn, ((first, first), *rows), run.mesh, others
+    )
+
+
+def _part(run: Plan, config: Improve) -> int:
+    """Rows that are read at once, as networks.in_parts has it."""
+    rows = config.rows_a_round
+    part = rows // (config.minibatches * config.microbatches)
+    return rows if part % run.shards else part
 
 
 def _reading(
@@ -163,12 +209,10 @@ def _reading(
 ) -> Iterator[Program]:
     """What reference and critic say of the responses of a round."""
     distribution = partial(sampling_logprobs, config=config.sampling)
-    read = partial(read_responses, run.policy, distribution=distribution)
-    value = partial(read, critic=run.policy)
-    rows = config.rows_a_round
-    part = rows // (config.minibatches * config.microbatches)
-    part = rows if part % run.shards else part
-    rows = rows_on(run.mesh, text(part, width))
+    policy = learning_policy(run, config)
+    read = partial(read_responses, policy, distribution=distribution)
+    value = partial(read, critic=policy)
+    rows = rows_on(run.mesh, text(_part(run, config), width))
     yield Program(
         config.name,
         "reference",
@@ -179,62 +223,17 @@ def _reading(
     )
     if config.critic == "own":
         moments = {"moments": state.opt_state, **_without(held, "train state")}
+        params = state.params
+        if config.lora is not None:
+            params = with_base(moments.pop("reference"), params)
         yield Program(
             config.name,
             "critic",
             jax.jit(lambda *x: value(*x).value),
-            (state.params, *rows),
+            (params, *rows),
             run.mesh,
             moments,
         )
-
-
-def _train_reward(run: Plan, index: int, config: TrainReward) -> Iterator[Program]:
-    """Samples or searches for what it labels, trains, and judges."""
-    task, policy = run.task(config), run.current_params()
-    model = run.build_reward_model(config)
-    params = run.reward_params(model)
-    held = {"policy": policy}
-    if config.learns == "steps" and config.labels.source == "tree":
-        count = min(config.traces.problems, 1024)
-        examples = examples_of(run, task, "train", count)
-        search = Searcher(run, examples, task, config.labels.search, graded=False)
-        yield from searching(run, config.name, search, held)
-        width = search.width
-    elif config.labels.source in ("oracle", "tree") or config.learns != "steps":
-        answer = _traces(run, task, config.traces)
-        yield from sampling(run, config.name, answer, held)
-        width = answer.program.length + run.experiment.sampler.max_new_tokens
-    else:
-        raise NotCovered(
-            f"stage {config.name!r}: labels from continuations ("
-            f"{config.labels.source}) are not checked yet"
-        )
-    if config.learns not in ("steps", "outcome", "pairs"):
-        raise NotCovered(f"stage {config.name!r}: {config.learns} is not checked yet")
-    state, optimizer = state_of(
-        params, run.mesh, config.optimizer, config.steps, model.trainable
-    )
-    update = build_update(
-        objective_of(model, config), optimizer, microbatches=config.microbatches
-    )
-    batch = rows_on(
-        run.mesh, labels(config.rows, width, pairs=config.learns == "pairs")
-    )
-    yield Program(
-        config.name, "update", jit_update(update, state), (state, batch), run.mesh, held
-    )
-    ends = array(ROWS_AT_ONCE, width, dtype=jnp.bool_)
-    judged = rows_on(run.mesh, (*text(ROWS_AT_ONCE, width), ends))
-    yield Program(
-        config.name,
-        "judge",
-        jax.jit(model.score),
-        (params, *judged),
-        run.mesh,
-        held | {"moments": state.opt_state},
-        main=False,
-    )
 
 
 def _evaluate(run: Plan, index: int, config: Evaluate) -> Iterator[Program]:
@@ -261,19 +260,13 @@ def _compare(run: Plan, index: int, config: Compare) -> Iterator[Program]:
             yield from searching(run, config.name, search, held, main=largest)
 
 
-def _traces(run: Plan, task: Any, config: TraceConfig) -> Answerer:
-    examples = examples_of(run, task, "train", min(config.problems, LOOKED_AT))
-    chunk = min(CHUNK, config.problems * config.samples)
-    return Answerer(run, examples, config.sampling, chunk=chunk)
-
-
 def _examples(run: Plan, task: Any, split: str, problems: int) -> list:
     seed = run.experiment.seed
     return [task.example(seed, split, i) for i in range(problems)]
 
 
-def _without(held: Mapping[str, Shapes], name: str) -> dict[str, Shapes]:
-    return {k: v for k, v in held.items() if k != name}
+def _without(held: Mapping[str, Shapes], *names: str) -> dict[str, Shapes]:
+    return {k: v for k, v in held.items() if k not in names}
 
 
 def _batch_of(run: Plan, config: Improve, learner: Any, rows: int, width: int) -> Any:

@@ -2,22 +2,27 @@
 
 In: traces. Out: a function (traces, steps, count) -> which of `count` continuations
 behind so many steps end right (reward.labels.Succeeds). The traces are read once; every
-continuation attends to the keys and values of that reading. Grading is the task's.
+continuation attends to the keys and values of that reading. On a mesh each device reads
+and continues its own traces, where the run decodes. Grading is the task's.
 """
 
 import functools
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from o1jax.loop.answer import request_keys
+from o1jax.loop.layout import decoding
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.traces import Traces
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.hosts import fetch
+from o1jax.parallel.mesh import ROWS, put_batch
 from o1jax.policy.policy import Policy
 from o1jax.rollout.continuation import (
     NONE,
@@ -47,9 +52,10 @@ class Programs:
 
     def __init__(self, run: Workdir, sampling: SamplingConfig, length: int) -> None:
         config = run.experiment.sampler
-        self.read = jax.jit(
-            functools.partial(read_prefixes, run.policy, sampling=sampling)
-        )
+        self.layout, self._unstack = decoding(run), run.policy.unstack
+        self._from = self._placed = None
+        read = functools.partial(read_prefixes, run.policy, sampling=sampling)
+        self.read = jax.jit(self._on_rows(lambda params, rows: read(params, *rows)))
         self._continue = functools.partial(
             continue_from,
             run.policy,
@@ -58,9 +64,65 @@ class Programs:
             max_new_tokens=config.max_new_tokens,
         )
         self.draw = jax.jit(self._draw, static_argnames="count")
+        self.draw_all = jax.jit(self._draw_all, static_argnames="count")
         self.read_flops, self.draw_flops = self._flops(
             run.policy, length, length + config.max_new_tokens
         )
+
+    def _on_rows(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """fn of (params, *rows), each device with its own rows."""
+        layout = self.layout
+        if layout.shards == 1:
+            return fn
+        # The partitioner can't see that traces do not look at each other.
+        return jax.shard_map(
+            fn,
+            mesh=layout.mesh,
+            in_specs=(P(), P(ROWS)),
+            out_specs=P(ROWS),
+            axis_names=set(ROWS) if layout.cut else set(layout.mesh.axis_names),
+            check_vma=False,
+        )
+
+    def placed(self, params: Params) -> Params:
+        """The run's parameters, where it decodes."""
+        if self._from is not params:
+            self._from = params
+            self._placed = self._unstack(self.layout.place(params))
+        return self._placed
+
+    def filled(self, rows: np.ndarray, value: int = 0) -> np.ndarray:
+        """Rows, and as many more as the devices need to get equally many."""
+        room = [(0, -len(rows) % self.layout.shards)] + [(0, 0)] * (rows.ndim - 1)
+        return np.pad(rows, room, constant_values=value)
+
+    def put(self, rows: Any) -> Any:
+        """Arrays of filled rows, on the devices that they belong to."""
+        return rows if self.layout.shards == 1 else put_batch(self.layout.mesh, rows)
+
+    def _draw_all(
+        self,
+        params: Params,
+        prefixes: Prefixes,
+        at: jax.Array,
+        number: jax.Array,
+        keys: jax.Array,
+        *,
+        count: int,
+    ) -> Continuations:
+        """As `draw`, of all traces in their order, with NONE where none is asked for.
+
+        So each device continues the traces that it holds.
+        """
+
+        def own(params: Params, of_rows: tuple) -> Continuations:
+            prefixes, at, number, keys = of_rows
+            rows = jnp.arange(len(at))
+            drawn = self._draw(params, prefixes, rows, at, number, keys, count=count)
+            return drawn.replace(computed=drawn.computed[None])
+
+        drawn = self._on_rows(own)(params, (prefixes, at, number, keys))
+        return drawn.replace(computed=jnp.sum(drawn.computed))
 
     def _draw(
         self,
@@ -92,12 +154,14 @@ class Programs:
     def _flops(self, policy: Policy, length: int, capacity: int) -> tuple[float, float]:
         """Of a token of a trace, and of one drawn, over all that it may attend to."""
         params = jax.eval_shape(policy.init, jax.random.key(0))
+        rows = self.layout.shards
         row = jax.ShapeDtypeStruct((1,), jnp.int32)
         trace = jax.ShapeDtypeStruct((1, length), jnp.int32)
+        traces = jax.ShapeDtypeStruct((rows, length), jnp.int32)
         start = functools.partial(policy.start, capacity=capacity)
         _, cache = jax.eval_shape(start, params, trace, row)
         return (
-            count_flops(self.read, params, trace, trace).flops / length,
+            count_flops(self.read, params, (traces, traces)).flops / length / rows,
             count_flops(policy.step, params, cache, row).flops,
         )
 
@@ -120,36 +184,52 @@ class Continuer:
         task: Task,
         first: int = 0,
     ) -> None:
-        self._run, self._programs, self._params = run, programs, params
+        self._run, self._programs = run, programs
+        self._params = params = programs.placed(params)
         self._traces, self._task, self._ends = traces, task, traces.ends
-        self._keys = request_keys(key, first + jnp.arange(len(traces.texts)))
+        tokens, ends = programs.filled(traces.tokens), programs.filled(self._ends, NONE)
+        self._keys = request_keys(key, first + jnp.arange(len(tokens)))
         self._drawn = np.zeros(self._ends.shape, int)  # continuations of each place
         self.continued: list[Continued] = []
         began = time.monotonic()
-        self._prefixes: Prefixes = programs.read(params, traces.tokens, self._ends)
+        self._prefixes: Prefixes = programs.read(params, programs.put((tokens, ends)))
         self._book(traces.tokens.size, programs.read_flops, began)
 
     def __call__(self, trace: np.ndarray, steps: np.ndarray, count: int) -> np.ndarray:
         """bool[R, count]: which continuations of these beginnings end right."""
         began = time.monotonic()
+        draw = self._draw_all if self._programs.layout.shards > 1 else self._draw
+        found, order = draw(trace, steps, count)
+        self._drawn[trace, steps - 1] += count
+        tokens, length, computed = fetch((found.tokens, found.length, found.computed))
+        self._book(int(computed), self._programs.draw_flops, began)
+        return self._grades(trace, steps, tokens[order], length[order]) >= 1
+
+    def _draw(
+        self, trace: np.ndarray, steps: np.ndarray, count: int
+    ) -> tuple[Continuations, np.ndarray]:
+        """Of these traces alone, and the rows that are theirs."""
         short = max(LEAST, 1 << (len(trace) - 1).bit_length()) - len(trace)
         rows = np.pad(trace, (0, short))
         at = np.pad(steps - 1, (0, short), constant_values=NONE)
         number = self._drawn[rows, np.maximum(at, 0)]
-        found: Continuations = self._programs.draw(
-            self._params,
-            self._prefixes,
-            rows,
-            at,
-            number,
-            self._keys[rows],
-            count=count,
+        place = (self._prefixes, rows, at, number, self._keys[rows])
+        found = self._programs.draw(self._params, *place, count=count)
+        return found, np.arange(len(trace))
+
+    def _draw_all(
+        self, trace: np.ndarray, steps: np.ndarray, count: int
+    ) -> tuple[Continuations, np.ndarray]:
+        """The same on a mesh, where each device has its traces."""
+        if len(set(trace.tolist())) < len(trace):
+            raise ValueError("a trace is continued from one place at a time on a mesh")
+        at, number = np.full(len(self._keys), NONE), np.zeros(len(self._keys), int)
+        at[trace], number[trace] = steps - 1, self._drawn[trace, steps - 1]
+        rows = (*self._programs.put((at, number)), self._keys)
+        found = self._programs.draw_all(
+            self._params, self._prefixes, *rows, count=count
         )
-        self._drawn[trace, steps - 1] += count
-        tokens, length, computed = fetch((found.tokens, found.length, found.computed))
-        self._book(int(computed), self._programs.draw_flops, began)
-        grades = self._grades(trace, steps, tokens[: len(trace)], length[: len(trace)])
-        return grades >= 1
+        return found, trace
 
     def _grades(
         self,

@@ -91,6 +91,39 @@ def test_every_stage_names_its_programs(found):
     assert "search: search 8 by mcts, budget 2" in found  # a smaller variant
 
 
+def test_adapters_labels_and_a_reward_model_that_learns_on(tmp_path):
+    """Only what a run would compile besides; all is lowered, nothing compiled."""
+    more = """
+Improve.lora = @LoraConfig()
+LoraConfig.rank = 2
+Labels.source = 'rollouts'
+Labels.rollouts = 3
+Payment.refresh_every = 2
+"""
+    file = tmp_path / "more.gin"
+    file.write_text(TEXT + more)
+    run = Plan(load(file).experiment, jax.devices(), tmp_path)
+    found = {p.label: p for p in programs(run) if p.main}
+    assert {
+        "reward: read 256 traces",
+        "reward: continue 256 x 3",
+        "improve: merge adapters",
+        "improve: update of reward",
+    } < set(found)
+    # The base is an argument that the update leaves as it is, and the reference too.
+    update = found["improve: update"]
+    (state, _, base), first = update.arguments, run.current_params()
+    assert set(update.held) == {"reward model"}
+    assert device_bytes(base) == device_bytes(first)
+    numbers = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    assert numbers(state.params) < 0.4 * numbers(first)  # of rank 2, and two networks
+    # Keys and values of a call's traces: 256 rows over 4 shards, 2 layers, 2 heads.
+    prefixes = found["reward: continue 256 x 3"].arguments[1]
+    assert all(x.sharding.shard_shape(x.shape)[0] == 64 for x in (*prefixes.k,))
+    for name in ("reward: continue 256 x 3", "improve: update", "improve: critic"):
+        found[name].fn.lower(*found[name].arguments)
+
+
 def test_what_devices_hold_beside_a_program(found):
     update, sample = found["improve: update"], found["improve: sample 32"]
     state = update.arguments[0]
