@@ -29,15 +29,14 @@ from o1jax.types import Params
 @configurable
 @dataclass(frozen=True)
 class Reflect:
-    """How a policy checks itself. A step is accepted at P(yes) of `threshold` or more:
-    0 accepts all of them, and is plain drawing.
-    """
+    """How a policy checks itself, and what becomes of a step that it rejects."""
 
     check: SelfEvaluation = field(
         default_factory=lambda: SelfEvaluation("<check>", "right", "wrong")
     )
     accepted: str = ""  # written behind each accepted step, as in what the policy read
-    threshold: float = 0.5
+    threshold: float = 0.5  # of P(yes), from which a step is accepted
+    heed: bool = True  # else go on whatever the check says, which is plain drawing
     attempts: int = 0  # draws at a state; 0: no limit
     back: bool = False  # after so many go back; else on with the first of them
     draws: int = 64  # of an answer at most, then there is none
@@ -57,7 +56,7 @@ class Judged(NamedTuple):
 
     alive: bool  # all steps before it are right
     right: bool  # and so is it
-    accepted: bool
+    accepted: bool  # by the check, heeded or not
 
 
 class Reflected(NamedTuple):
@@ -215,7 +214,7 @@ class Reflection:
         config, alive = self._config, walk.alive[-1]
         right = self._right(walk, step)
         walk.judged.append(Judged(alive, right, accepted))
-        if accepted:
+        if accepted or not config.heed:
             walk.take(step, right)
             return
         walk.tried[-1].append(step)

@@ -88,31 +88,12 @@ def learned(
     examples: Sequence[Example],
     method: Learned,
 ) -> Predictions:
-    """Facts: `rounds`, a list of numbers by metric and stage; `generated` tokens,
-    `updates`, `rows` read by them, `flops` by kind; `stopped`, why a stage was.
+    """Facts: those of `improved`.
 
     The FLOPs of a problem are those of its samples and its share of the learning.
     """
-    run = copy.copy(run)
-    run.ledger = Account()
-    if method.room:
-        sampler = replace(run.experiment.sampler, max_new_tokens=method.room)
-        run.experiment = replace(run.experiment, sampler=sampler)
-    facts: dict[str, Any] = {
-        "rounds": [],
-        "generated": 0.0,
-        "updates": 0,
-        "rows": 0,
-        "stopped": "",
-    }
-    for number, stage in enumerate(method.stages):
-        index = len(run.experiment.stages) + number
-        if isinstance(stage, Imitate):
-            params = _imitate(run, params, index, stage, facts)
-        else:
-            params = _improve(run, params, index, stage, facts)
-    spent = run.ledger.state()["accounts"]
-    facts["flops"] = {kind: account["flops"] for kind, account in spent.items()}
+    run = accounted(run, room=method.room)
+    params, facts = improved(run, params, method.stages)
     learning = run.ledger.total()["flops"]
     pool = draw_pool(run, params, key, examples, method.samples, method.sampling)
     ks = powers(method.samples)
@@ -125,6 +106,42 @@ def learned(
         extra={"majority": voted.per_problem.T.tolist()},
         facts=facts,
     )
+
+
+def accounted(run: Workdir, *, room: int = 0) -> Workdir:
+    """A copy of the run with an Account of its own, and room for longer responses."""
+    run = copy.copy(run)
+    run.ledger = Account()
+    if room:
+        sampler = replace(run.experiment.sampler, max_new_tokens=room)
+        run.experiment = replace(run.experiment, sampler=sampler)
+    return run
+
+
+def improved(
+    run: Workdir, params: Params, stages: Sequence[Improve | Imitate]
+) -> tuple[Params, dict[str, Any]]:
+    """The policy behind the stages, of an `accounted` run, and what they did.
+
+    Facts: `rounds`, a list of numbers by metric and stage; `generated` tokens,
+    `updates`, `rows` read by them, `flops` by kind; `stopped`, why a stage was.
+    """
+    facts: dict[str, Any] = {
+        "rounds": [],
+        "generated": 0.0,
+        "updates": 0,
+        "rows": 0,
+        "stopped": "",
+    }
+    for number, stage in enumerate(stages):
+        index = len(run.experiment.stages) + number
+        if isinstance(stage, Imitate):
+            params = _imitate(run, params, index, stage, facts)
+        else:
+            params = _improve(run, params, index, stage, facts)
+    spent = run.ledger.state()["accounts"]
+    facts["flops"] = {kind: account["flops"] for kind, account in spent.items()}
+    return params, facts
 
 
 def _improve(
