@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import o1jax.loop.experiment  # noqa: F401  registers every config class
 from o1jax.config import ConfigError, load
-from o1jax.loop.run import _check_rows
+from o1jax.loop.run import check_rows
 from o1jax.parallel.mesh import AXES, MeshConfig
 
 
@@ -39,7 +39,7 @@ def check(file: str, topology: str) -> None:
     chips = math.prod(map(int, sides.split("x")))
     sizes = mesh_sizes(experiment.mesh, chips)
     # Of a run, the rule reads no more than this.
-    _check_rows(
+    check_rows(
         SimpleNamespace(experiment=experiment, shards=sizes["data"] * sizes["fsdp"])
     )
 

@@ -35,6 +35,8 @@ class Loaded:
     table: tuple[Row, ...]
     imports: tuple[str, ...]  # modules the experiment file asked for
     transient: frozenset[str]  # names of fields that are not part of the identity
+    # Those, and fields that say where a run is: they may differ when it is resumed.
+    movable: frozenset[str] = frozenset()
 
     def rows(self) -> tuple[Row, ...]:
         """Every field of every config the experiment reaches, parents first."""
@@ -68,13 +70,15 @@ def load(
     builder.check_all_used()
     table = tuple(row for rows in builder.rows.values() for row in rows)
     imports = tuple(sorted(source.imports))
-    return Loaded(experiment, table, imports, frozenset(builder.transient))
+    transient, movable = map(frozenset, (builder.transient, builder.movable))
+    return Loaded(experiment, table, imports, transient, movable)
 
 
 def check_workdir(loaded: Loaded, workdir: str | os.PathLike) -> None:
     """Write the operative config into workdir, or refuse one made by another config.
 
-    Only fields that are part of the identity count. The write is atomic.
+    Only fields that are part of the identity count, and of them not the mesh: a run
+    goes on where there is room for it. The write is atomic.
     """
     file = Path(workdir) / "config.gin"
     if file.exists():
@@ -84,7 +88,7 @@ def check_workdir(loaded: Loaded, workdir: str | os.PathLike) -> None:
         differences = [
             f"{name} was {old.get(name, 'absent')}, is {new.get(name, 'absent')}"
             for name in dict.fromkeys([*new, *old])
-            if old.get(name) != new.get(name) and name not in loaded.transient
+            if old.get(name) != new.get(name) and name not in loaded.movable
         ]
         if differences:
             more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""

@@ -33,6 +33,7 @@ class Builder:
     def __init__(self, bindings: dict[Key, Binding]) -> None:
         self.rows: dict[str, list[Row]] = {}  # by scope/Class, parents first
         self.transient: set[str] = set()  # rows that are not part of the identity
+        self.movable: set[str] = set()  # rows that may differ when a run is resumed
         self._bindings = bindings
         self._used: set[Key] = set()
         self._hidden_by: dict[Key, Key] = {}
@@ -75,6 +76,8 @@ class Builder:
                 identity = values[field.name] is not None
             if not identity:
                 self.transient.add(row_name)
+            if not identity or field.metadata.get("movable"):
+                self.movable.add(row_name)
         try:
             instance = cls(**values)
         except ValueError as e:

@@ -9,7 +9,7 @@ fsdp together. The same code serves one CPU and a pod.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import jax
@@ -29,9 +29,10 @@ Tree = TypeVar("Tree")
 class MeshConfig:
     """Devices along each axis. One axis may be -1: all the devices that are left."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    # Where a run is, not what it computes: it can be resumed on another mesh.
+    data: int = field(default=-1, metadata={"movable": True})
+    fsdp: int = field(default=1, metadata={"movable": True})
+    tensor: int = field(default=1, metadata={"movable": True})
 
     def __post_init__(self) -> None:
         for axis in AXES:
