@@ -7,12 +7,22 @@ import jax
 import numpy as np
 import pytest
 
+from o1jax.data.stream import BatchConfig
 from o1jax.loop.experiment import Experiment
 from o1jax.loop.imitate import Imitate
 from o1jax.loop.reflection import Judged
 from o1jax.loop.reproduce import a6
 from o1jax.loop.reproduce import a13_verification as v
 from o1jax.loop.reproduce.claim import Evidence, Predictions, Tier
+from o1jax.loop.reproduce.revisor import (
+    QUESTIONS_AT,
+    Revised,
+    Revisor,
+    attempts,
+    learn_to_revise,
+    revised,
+)
+from o1jax.loop.reward_data import FRESH
 from o1jax.loop.self_evaluation import SelfEvaluation
 from o1jax.loop.self_verification import Rates
 from o1jax.loop.workdir import Workdir
@@ -62,6 +72,7 @@ def six(easy, hard, *, tokens=10.0):
             arms[a6.arm_name(n, budget)] = each
         beam = predictions(np.ones(PROBLEMS, int), 1, 10.0 * budget)
         arms[a6.beam_name(budget)] = [beam] * 3
+    arms[f"{a6.BEFORE}-8"] = [predictions(np.ones(PROBLEMS, int), 1)] * 3
     return Evidence(Tier("x.gin", (), PROBLEMS), (0, 1, 2), [], arms)
 
 
@@ -117,16 +128,65 @@ def test_a13v_holds_measured_answers_against_expected_ones():
     assert passed(v.analyse(harmless))[1] is False
 
 
-def test_a13v_runs_its_arm(tmp_path, monkeypatch):
-    """Columns a problem, and rates as the meter of walks has them."""
-    task = Chain(min_steps=2, max_steps=2, modulus=5)
+@pytest.fixture
+def run(tmp_path):
+    """A tiny run that has done nothing yet."""
     experiment = Experiment(
-        task=task,
+        task=Chain(min_steps=2, max_steps=2, modulus=5),
         policy=PolicyConfig(vocab=16, width=16, layers=1, heads=2, ff=16),
         sampler=SamplerConfig(rows=8, max_new_tokens=6),
         stages=(Imitate(),),
     )
-    run = Workdir(experiment, tmp_path)
+    return Workdir(experiment, tmp_path)
+
+
+def test_a_policy_learns_to_revise_its_wrong_answers(run):
+    config = Revisor(
+        questions=6,
+        samples=4,
+        most=2,
+        steps=2,
+        batch=BatchConfig(8, 48),
+        microbatches=1,
+    )
+    params = run.current_params()
+    template, tokenizer, task = (
+        run.experiment.template,
+        run.tokenizer,
+        run.experiment.task,
+    )
+    counts = []
+    for i, (tokens, given) in enumerate(attempts(run, params, config)):
+        example = task.example(0, "train", QUESTIONS_AT * FRESH + i)
+        prompt, solution = template.encode(tokenizer, example)
+        assert tokens[: len(prompt)] == prompt and tokens[given:] == solution
+        # What stands between are answers that are closed, and wrong.
+        between = tokens[len(prompt) : given]
+        assert not between or between[-1] == tokenizer.eos_id
+        wrong = "".join(f"{t} " for t in between).split(f"{tokenizer.eos_id} ")[:-1]
+        for text in wrong:
+            said = tokenizer.decode([int(t) for t in text.split()])
+            assert task.grade(example, said) == 0
+        counts.append(len(wrong))
+    assert len(counts) == 6 and max(counts) == 2 and min(counts) < 2
+    learned = learn_to_revise(run, params, config)
+    same = lambda a, b: all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+    assert not same(learned, params)
+    # The second time it is read from the disk, by the arm as well.
+    test = Revised("a test", told, config)
+    assert same(revised(run, params, jax.random.key(0), [], test), learned)
+    assert "test_a6.told" in repr(test)
+
+
+def told(run, params, key, examples, method):
+    """An arm that says which policy it was given."""
+    assert method == "a test"
+    return params
+
+
+def test_a13v_runs_its_arm(run, monkeypatch):
+    """Columns a problem, and rates as the meter of walks has them."""
+    task = run.experiment.task
     walk = [Judged(True, True, True), Judged(True, False, False)]
     found = SimpleNamespace(
         right=np.array([True, False, True, True]),

@@ -1,10 +1,10 @@
 """A6: answers revised in sequence or drawn in parallel; the best ratio depends on bins.
 
 In: accuracy of chains of revisions at equal budgets, from all parallel to all in
-sequence, and of a beam, by a policy that has learned to answer behind its own wrong
-attempts. Out: accuracy by ratio and difficulty, the choice for each bin made on other
-problems, and checks that each can fail. Snell et al. 2024, arXiv 2408.03314, section 6.
-The guide is the exact value of a state; theirs is learned.
+sequence, and of a beam, by a policy that has learned to revise its own wrong answers.
+Out: accuracy by ratio and difficulty, the choice for each bin made on other problems,
+and checks that each can fail. Snell et al. 2024, arXiv 2408.03314, section 6. The guide
+is the exact value of a state; theirs is learned.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from o1jax.loop.reproduce.claim import Arm, Check, Claim, Evidence, Findings, Ti
 from o1jax.loop.reproduce.compare import difference_table
 from o1jax.loop.reproduce.learned_report import between
 from o1jax.loop.reproduce.optimal import Optimal, compute_optimal, difficulty_bins
+from o1jax.loop.reproduce.revisor import Revised, revised
 from o1jax.loop.reproduce.sample import Sample, sample
 from o1jax.search.steps import Steps
 from o1jax.statistics import bootstrap_interval, paired_bootstrap
@@ -25,6 +26,7 @@ from o1jax.statistics import bootstrap_interval, paired_bootstrap
 BUDGETS = (2, 4, 8)
 BEAM = "beam"
 DIFFICULTY = "difficulty"  # the arm whose samples say how hard a problem is
+BEFORE = "not-revising"  # the policy before it learned to revise, all in parallel
 BINS = 3
 TOKENS = 10  # of a step, at most
 # Chosen before the seeds that are reported were run.
@@ -49,7 +51,7 @@ def beam_name(budget: int) -> str:
 
 def _arms() -> tuple[Arm, ...]:
     steps, guide = Steps(children=4, tokens=TOKENS), Verifier()
-    arms = [Arm(DIFFICULTY, Sample(32), sample)]
+    arms = [Arm(DIFFICULTY, Revised(Sample(32), sample), revised)]
     for budget in BUDGETS:
         for length in lengths(budget):
             config = Search(
@@ -59,9 +61,13 @@ def _arms() -> tuple[Arm, ...]:
                 verifier=guide,
                 steps=steps,
             )
-            arms.append(Arm(arm_name(length, budget), config, search))
+            method = Revised(config, search)
+            arms.append(Arm(arm_name(length, budget), method, revised))
         config = Search(method="beam", budget=budget, verifier=guide, steps=steps)
-        arms.append(Arm(beam_name(budget), config, search))
+        arms.append(Arm(beam_name(budget), Revised(config, search), revised))
+    most = BUDGETS[-1]
+    config = Search(method="best_of_n", budget=most, verifier=guide, steps=steps)
+    arms.append(Arm(f"{BEFORE}-{most}", config, search))
     return tuple(arms)
 
 
@@ -81,6 +87,8 @@ def analyse(evidence: Evidence) -> Findings:
         for length in lengths(budget)[1:]
     ]
     pairs += [(beam_name(b), arm_name(1, b)) for b in BUDGETS]
+    most = BUDGETS[-1]
+    pairs.append((arm_name(1, most), f"{BEFORE}-{most}"))
     sections = [
         _ratios(evidence, bins),
         difference_table(evidence, pairs, name="Against all in parallel"),
@@ -261,9 +269,7 @@ CLAIM = Claim(
     "some ratio of both, and the ratio chosen by difficulty beats best-of-N with up to "
     "4 times less compute.",
     tiers={
-        "nano": Tier(
-            experiment="claims/countdown3-turns.gin", arms=_arms(), problems=200
-        ),
+        "nano": Tier(experiment="claims/countdown3.gin", arms=_arms(), problems=200),
     },
     analyse=analyse,
 )
