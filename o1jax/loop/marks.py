@@ -1,11 +1,18 @@
 """The tokens that close a step and those that end an answer, of a run's template."""
 
 from o1jax.loop.workdir import Workdir
+from o1jax.models.pieces import token_bytes
 
 
 def step_end_ids(run: Workdir) -> tuple[int, ...]:
-    """The token that ends a step. ValueError if the tokenizer writes it in several."""
+    """The token that ends a step. ValueError if the tokenizer writes it in several.
+
+    A newline ends one in any token that it is a part of.
+    """
     mark = run.experiment.template.step_end.strip(" ")
+    if mark == "\n":
+        pieces = token_bytes(run.tokenizer)
+        return tuple(i for i, piece in enumerate(pieces) if b"\n" in piece)
     ids = run.tokenizer.encode(mark)
     if len(ids) != 1:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Where steps of real text end, whatever tokens the text was cut into."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from o1jax.data.json_tokenizer import JsonTokenizer
+from o1jax.data.template import TextTemplate
 from o1jax.data.tokenizer import from_symbols, from_texts
+from o1jax.loop.marks import step_end_ids
 from o1jax.models.pieces import token_bytes
 from o1jax.models.steps import KINDS, START, at_tokens, split_text, step_ends
 from o1jax.models.vocabulary import gguf_files, marked
@@ -176,3 +179,16 @@ def test_the_same_in_jitted_code_and_with_stop_tokens():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match=r"steps end at 'paragraph'; choose from line"):
         step_ends(byte_level(["a", "\u010a"]), "paragraph")
+
+
+def test_a_run_whose_steps_are_lines_ends_them_at_any_newline():
+    tokenizer = byte_level(["a", "\u010a", "\u010a\u0120", "."])
+    experiment = SimpleNamespace(template=TextTemplate())
+    run = SimpleNamespace(experiment=experiment, tokenizer=tokenizer)
+    assert step_end_ids(run) == (3, 4)
+    trained = from_texts(["one two\nthree two\n"] * 4, 300)
+    run = SimpleNamespace(experiment=experiment, tokenizer=trained)
+    assert trained.id_of("\n") in step_end_ids(run)
+    assert [trained.decode([i]) for i in step_end_ids(run)] == [
+        "\n"
+    ] * 2  # and its byte
