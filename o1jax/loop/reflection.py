@@ -69,28 +69,38 @@ class Reflected(NamedTuple):
     judged: list[list[Judged]]  # [R]
 
 
+class Step(NamedTuple):
+    """A step as text, without the mark that closes it, and as tokens with it."""
+
+    text: str
+    ids: list[int]
+
+
 @dataclass
 class _Walk:
     """One request under way."""
 
     example: Example
     kept: list[str] = field(default_factory=list)
+    ids: list[list[int]] = field(default_factory=list)  # of each of them
     alive: list[bool] = field(default_factory=lambda: [True])  # before each depth
-    tried: list[list[str]] = field(default_factory=lambda: [[]])  # at each depth
+    tried: list[list[Step]] = field(default_factory=lambda: [[]])  # at each depth
     judged: list[Judged] = field(default_factory=list)
     tokens: int = 0
     over: bool = False
     answered: bool = False
 
-    def take(self, step: str, right: bool) -> None:
-        self.kept.append(step)
+    def take(self, step: Step, right: bool) -> None:
+        self.kept.append(step.text)
+        self.ids.append(step.ids)
         self.alive.append(right)
         self.tried.append([])
 
-    def drop(self) -> None:
-        self.kept.pop()
+    def drop(self) -> Step:
+        """Takes the last step back."""
         self.alive.pop()
         self.tried.pop()
+        return Step(self.kept.pop(), self.ids.pop())
 
 
 class Reflection:
@@ -160,9 +170,8 @@ class Reflection:
         prompts: list[list[int]],
     ) -> None:
         """Draws a step for each walk, asks about it, and moves."""
-        written = lambda step: self._run.tokenizer.encode(_text([step]))
         before = [
-            sum((written(step) + self._said for step in walk.kept), prompt)
+            sum((ids + self._said for ids in walk.ids), prompt)
             for walk, prompt in zip(walks, prompts)
         ]
         drawn = self._draw(
@@ -174,13 +183,14 @@ class Reflection:
             examples=[walk.example for walk in walks],
             prompts=before,
         )
-        asked, about = [], []
-        for walk, prompt, (text,), own in zip(walks, before, drawn.texts, drawn.tokens):
-            walk.tokens += int(own[0])
+        asked, about, rows = [], [], drawn.rows
+        for i, (walk, prompt, (text,)) in enumerate(zip(walks, before, drawn.texts)):
+            ids = rows.tokens[i, rows.prompt_length[i] : rows.length[i]].tolist()
+            walk.tokens += len(ids)
             step, closed, _ = text.partition(STEP_END)
             if closed and len(walk.kept) < self._most:
-                asked.append(prompt + written(step.strip()) + self._ask)
-                about.append((walk, step.strip()))
+                asked.append(prompt + ids + self._ask)
+                about.append((walk, Step(step.strip(), ids)))
             else:  # it has ended its answer, or lost its way in a step
                 walk.over, walk.answered = True, not text.strip()
         for (walk, step), belief in zip(about, self._ask_about(params, asked)):
@@ -210,7 +220,7 @@ class Reflection:
             jnp.float32(output.logits[:, self._yes] - output.logits[:, self._no])
         )
 
-    def _move(self, walk: _Walk, step: str, *, accepted: bool) -> None:
+    def _move(self, walk: _Walk, step: Step, *, accepted: bool) -> None:
         config, alive = self._config, walk.alive[-1]
         right = self._right(walk, step)
         walk.judged.append(Judged(alive, right, accepted))
@@ -228,13 +238,12 @@ class Reflection:
             if not walk.kept:
                 walk.over = True
                 return
-            failed = walk.kept[-1]
-            walk.drop()
+            failed = walk.drop()
             walk.tried[-1].append(failed)
 
-    def _right(self, walk: _Walk, step: str) -> bool:
+    def _right(self, walk: _Walk, step: Step) -> bool:
         """Whether a step may follow what is kept, all of which is right."""
-        steps = [*walk.kept, step]
+        steps = [*walk.kept, step.text]
         return walk.alive[-1] and self._task.state_value(walk.example, steps) > 0
 
 

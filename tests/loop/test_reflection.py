@@ -57,10 +57,14 @@ class Known(Reflection):
             value = int(right[len(kept)]) + (not good)
             texts.append(f"{value % 5} ;")
             self._truth.append((alive, good))
-        return SimpleNamespace(
-            texts=[[text] for text in texts],
-            tokens=np.array([[len(text.split()) or 1] for text in texts]),
-        )
+        # A step is its number and the mark that closes it: two tokens.
+        ids = np.zeros((len(texts), 2), np.int32)
+        for row, text in zip(ids, texts):
+            if text:
+                row[:] = self._run.tokenizer.encode(text)
+        none, all_ = np.zeros(len(texts), int), np.full(len(texts), 2)
+        rows = SimpleNamespace(tokens=ids, prompt_length=none, length=all_)
+        return SimpleNamespace(texts=[[text] for text in texts], rows=rows)
 
     def _ask_about(self, params, asked):
         """Sure of each step; wrongly so at the known rates."""
