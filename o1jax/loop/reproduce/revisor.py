@@ -46,7 +46,7 @@ class Revisor:
     samples: int = 8  # of each, from which the wrong ones are taken
     most: int = 7  # wrong answers in front of the solution
     steps: int = 400
-    batch: BatchConfig = field(default_factory=lambda: BatchConfig(32, 144, True))
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(32, 160, True))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(1e-3, 20, "cosine")
     )
