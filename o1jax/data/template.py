@@ -7,10 +7,11 @@ synthetic tasks, where the last step carries the answer:
     7 + 5 * 3 - 2 =            12 ; 36 ; 34 ;
 
 `TextTemplate` is the form of word problems, one step a line and a marked answer, as in
-GSM8K (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
+GSM8K (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168); `TaggedTemplate` has tags
+around an answer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from o1jax.config import configurable
 from o1jax.data.tokenizer import Tokenizer
@@ -99,3 +100,39 @@ class TextTemplate(Template):
     step_end: str = "\n"
     between_steps: str = ""
     answer_mark: str = "#### "
+
+
+@configurable
+@dataclass(frozen=True)
+class TaggedTemplate(TextTemplate):
+    """A line for each step, then `<answer>...</answer>`, which may be several lines."""
+
+    answer_mark: str = "<answer>"
+    answer_end: str = "</answer>"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.answer_mark or not self.answer_end:
+            raise ValueError("TaggedTemplate: answer_mark or answer_end is empty")
+
+    def response(self, example: Example) -> str:
+        """The worked solution as the policy should write it.
+
+        Raises ValueError if a step or the answer holds a mark that would end it.
+        """
+        if self.answer_end in example.answer:
+            raise ValueError(
+                f"the answer to {example.question!r} holds the template's own mark "
+                f"{self.answer_end!r}"
+            )
+        steps = (
+            super().response(replace(example, answer="")).removesuffix(self.answer_mark)
+        )
+        return steps + self.answer_mark + example.answer + self.answer_end
+
+    def parse(self, response: str) -> tuple[tuple[str, ...], str]:
+        """(steps, answer) of any text at all; "" where no answer is closed."""
+        steps, _ = super().parse(response)
+        _, _, tail = response.partition(self.answer_mark)
+        answer, closed, _ = tail.partition(self.answer_end)
+        return steps, answer.strip() if closed else ""

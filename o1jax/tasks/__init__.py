@@ -3,6 +3,7 @@
 from o1jax.tasks.chain import Chain
 from o1jax.tasks.countdown import Countdown
 from o1jax.tasks.graph import Graph
+from o1jax.tasks.gym import Gym
 from o1jax.tasks.task import SPLITS, STEP_END, Example, StepCheck, Task, split_of
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Countdown",
     "Example",
     "Graph",
+    "Gym",
     "StepCheck",
     "Task",
     "split_of",

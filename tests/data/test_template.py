@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o1jax.data.template import Template, TextTemplate
+from o1jax.data.template import TaggedTemplate, Template, TextTemplate
 from o1jax.data.tokenizer import from_texts
 from o1jax.tasks.task import Example
 
@@ -96,3 +96,18 @@ def test_a_mark_inside_a_step_is_refused(template, example, mark: str) -> None:
 def test_steps_need_an_end() -> None:
     with pytest.raises(ValueError, match="step_end is blank"):
         Template(step_end=" ")
+
+
+def test_an_answer_of_several_lines_stands_between_tags() -> None:
+    template = TaggedTemplate()
+    example = Example("Fill in:", ("Row by row.", "Done."), "1 2\n3 4", 2)
+    text = template.response(example)
+    assert text == "Row by row.\nDone.\n<answer>1 2\n3 4</answer>"
+    assert template.parse(text) == (example.steps, example.answer)
+    assert template.parse(text.removesuffix("</answer>")) == (example.steps, "")
+    assert template.parse("Nothing.\n") == (("Nothing.",), "")
+    for wrong in (("a\nb",), "1"), (("a",), "1</answer>"):
+        with pytest.raises(ValueError, match="the template's own mark"):
+            template.response(Example("?", *wrong, 1))
+    with pytest.raises(ValueError, match="answer_mark or answer_end is empty"):
+        TaggedTemplate(answer_end="")
