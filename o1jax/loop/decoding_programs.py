@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 
 from o1jax.loop.answer import Answerer
 from o1jax.loop.batch_shapes import array, keys, prompts
-from o1jax.loop.layout import decoding, reshard
-from o1jax.loop.planned import Plan, Shapes, placed, rows_on
+from o1jax.loop.layout import Layout, decode_shardings, decoding, reshard
+from o1jax.loop.planned import Plan, Shapes, rows_on
 from o1jax.loop.rollouts import Programs
 from o1jax.loop.searching import Searcher
 from o1jax.parallel.sharding import DECODE_RULES, TRANSFORMER_RULES
@@ -132,10 +132,8 @@ def labelling(
     """
     layout, (rows, width, steps) = decoding(run), shape
     yield from _reshard(run, stage, held)
-    params = jax.eval_shape(run.policy.unstack, _to_decode(run, run.current_params()))
-    params = placed(
-        params, DECODE_RULES if layout.cut else TRANSFORMER_RULES, layout.mesh
-    )
+    params = _to_decode(run, run.current_params())
+    params = _lying(layout, jax.eval_shape(run.policy.unstack, params))
     held = held if layout.cut else beside(held)
     on = partial(rows_on, layout.mesh)
     text = on((array(rows, width), array(rows, steps)))
@@ -172,8 +170,18 @@ def _reshard(run: Plan, stage: str, held: Mapping[str, Shapes]) -> Iterator[Prog
 def _to_decode(run: Plan, params: Shapes) -> Shapes:
     """Shapes as the layout places them."""
     layout = decoding(run)
-    if not layout.cut:
+    if layout.cut:
+        fn = reshard(run.policy_config, params, run.mesh, layout.mesh)
+    elif run.policy_config.decode_weights is None:
         return params
-    fn = reshard(run.policy_config, params, run.mesh, layout.mesh)
-    out = jax.eval_shape(fn, params)
-    return placed(out, DECODE_RULES, layout.mesh)
+    else:
+        fn = layout.place
+    return _lying(layout, jax.eval_shape(fn, params))
+
+
+def _lying(layout: Layout, params: Shapes) -> Shapes:
+    """Parameters to decode with, with their places."""
+    rules = DECODE_RULES if layout.cut else TRANSFORMER_RULES
+    put = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+    places = decode_shardings(params, layout.mesh, rules)
+    return jax.tree.map(put, params, places)

@@ -3,7 +3,8 @@
 In: the run; `Experiment.decode` is a mesh of the same devices. Out: that mesh, and what
 brings parameters there, in memory: matrices in the type that the network computes in,
 cut over the tensor axis only, so that no token that is drawn waits for parameters. The
-numbers are those of the parameters in training, which the network casts at each use.
+numbers are those of the parameters in training, which the network casts at each use, or
+the nearest in 8 bits (PolicyConfig.decode_weights).
 """
 
 import functools
@@ -21,10 +22,12 @@ from o1jax.parallel.mesh import AXES, MeshConfig
 from o1jax.parallel.sharding import (
     DECODE_RULES,
     TRANSFORMER_RULES,
+    Rules,
     path_name,
     shardings,
     spec_of,
 )
+from o1jax.policy.int8 import Int8, inputs_of, quantise, quantised
 from o1jax.policy.policy import PolicyConfig, build_policy
 from o1jax.types import Params
 
@@ -47,8 +50,12 @@ class Layout(NamedTuple):
 def decoding(run: Any) -> Layout:
     """The layout of a run: that of its training unless the experiment says another."""
     if run.experiment.decode is None:
-        return Layout(run.mesh, False, lambda params: params)
+        in_int8 = run.policy_config.decode_weights == "int8"
+        return Layout(run.mesh, False, _in_int8 if in_int8 else lambda params: params)
     return _layout(run.mesh, run.experiment.decode, run.policy_config)
+
+
+_in_int8 = jax.jit(quantised)
 
 
 @functools.lru_cache(maxsize=8)
@@ -89,12 +96,18 @@ def reshard(
     shapes: of the parameters.
     """
     dtype, between = _compute_dtype(policy), _between(train, mesh)
+    in_int8 = policy.decode_weights == "int8"
 
-    def move(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
+    def move(path: jax.tree_util.KeyPath, x: jax.Array) -> Any:
         name = path_name(path)
         if x.ndim < 2 or WIDE.search(name):
             return x
-        x = x.astype(dtype)
+        if in_int8 and (inputs := inputs_of(name)):
+            x, scale = quantise(x, inputs)  # where it lies: half as much is sent
+            return Int8(across(name, x), scale)
+        return across(name, x.astype(dtype))
+
+    def across(name: str, x: jax.Array) -> jax.Array:
         before = spec_of(name, x.shape, TRANSFORMER_RULES)
         after = spec_of(name, x.shape, DECODE_RULES)
         if between is None or "fsdp" not in before or "tensor" not in after:
@@ -107,7 +120,23 @@ def reshard(
     def to_decode(params: Params) -> Params:
         return jax.tree_util.tree_map_with_path(move, params)
 
-    return jax.jit(to_decode, out_shardings=shardings(shapes, DECODE_RULES, mesh))
+    out = jax.eval_shape(to_decode, shapes)
+    return jax.jit(to_decode, out_shardings=decode_shardings(out, mesh))
+
+
+def decode_shardings(params: Params, mesh: Mesh, rules: Rules = DECODE_RULES) -> Any:
+    """Where parameters to decode with lie, a scale beside its matrix."""
+    is_int8 = lambda x: isinstance(x, Int8)
+    values = jax.tree.map(lambda x: x[0] if is_int8(x) else x, params, is_leaf=is_int8)
+    placed = shardings(values, rules, mesh)
+
+    def both(x: Any, of: NamedSharding) -> Any:
+        if not is_int8(x):
+            return of
+        spec = [axis if n > 1 else None for axis, n in zip(of.spec, x.scale.shape)]
+        return Int8(of, NamedSharding(mesh, P(*spec)))
+
+    return jax.tree.map(both, params, placed, is_leaf=is_int8)
 
 
 def _between(train: Mesh, decode: Mesh) -> Mesh | None:

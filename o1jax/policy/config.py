@@ -35,6 +35,10 @@ class PolicyConfig:
     flash: bool | None = field(default=None, metadata={"identity": "if set"})
     # Positions whose logits a loss makes at once; None: all.
     logit_chunk: int | None = field(default=None, metadata={"identity": "if set"})
+    # Matrices to sample and search with; None: as the network computes.
+    decode_weights: Literal["int8"] | None = field(
+        default=None, metadata={"identity": "if set"}
+    )
     # Of a published model.
     family: Family | None = field(default=None, metadata={"identity": "if set"})
 
@@ -46,6 +50,10 @@ class PolicyConfig:
         for name in ("vocab", "kv_heads", "head_width"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
+        if self.decode_weights not in (None, "int8"):
+            raise ValueError(
+                f"decode_weights is {self.decode_weights!r}; choose int8 or None"
+            )
         if self.logit_chunk is not None and self.logit_chunk < 1:
             raise ValueError("logit_chunk must be positive")
         if self.heads % (self.kv_heads or self.heads):

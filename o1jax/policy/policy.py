@@ -39,6 +39,7 @@ from o1jax.policy.context import Context, attend_contexts
 from o1jax.policy.family import Family
 from o1jax.policy.flash import LANES, attend_flash
 from o1jax.policy.heads import ScalarHead, Unembed
+from o1jax.policy.int8 import restored
 from o1jax.policy.transformer import Block, Embed, RMSNorm
 from o1jax.types import KVCache, Params, PolicyOutput
 
@@ -260,6 +261,7 @@ class _Network:
           PolicyOutput of [B, T, V] and [B, T]. The first token of a row or segment
           has nothing before it: its logits are uniform, its value is the head's bias.
         """
+        params = restored(params, self.dtype, now=tokens)
         return self._read_out(params, *self._trunk(params, tokens, position, segment))
 
     def read(
@@ -272,6 +274,7 @@ class _Network:
         segment: jax.Array | None = None,
     ) -> tuple[Any, jax.Array]:
         """What the reader finds in forward's logits, by chunks, and forward's value."""
+        params = restored(params, self.dtype, now=tokens)
         before, _ = self._trunk(params, tokens, position, segment)
         value = self.value.apply({"params": params["value"]}, before)
         name, size = "embed" if self.config.tied else "unembed", self.config.logit_chunk
@@ -344,6 +347,7 @@ class _Network:
         """
         B, P = tokens.shape
         chex.assert_shape(length, (B,))
+        params = restored(params, self.dtype, now=length)
         angles = self.rotations(jnp.arange(P)[None])
         h = self.embedded(params, tokens)
         keys, values = [], []
@@ -375,6 +379,7 @@ class _Network:
         """
         B = token.shape[0]
         chex.assert_shape(cache.length, (B,))
+        params = restored(params, self.dtype, now=cache.length)
         position = cache.length
         capacity = sum(chunk.shape[2] for chunk in cache.k[0])
         angles = self.rotations(position[:, None], below=capacity)
@@ -417,6 +422,7 @@ class _Network:
         """
         T = tokens.shape[1]
         chex.assert_equal_shape([tokens, position])
+        params = restored(params, self.dtype, now=position)
         own = jnp.tri(T, dtype=bool)  # causal
         held = sum(context.k[0].shape[2] for context in contexts)
         angles = self.rotations(position, below=held + T)
