@@ -37,6 +37,7 @@ grade their worked answer as right and garbage as wrong.
 - *garbage* is the highest score of {garbage} fixed texts, the question itself and the
   answers to the family's other questions, where they are not the question's own.
   `Gym.threshold` is {threshold}; *wrong as right* counts what is above it.
+- *left out* are questions whose worked answer their own scorer does not call right.
 - *again* says that a second process made the same questions and answers, in another
   order.
 - *ms* is the median time to make a question; one of the test split takes 16 draws.
@@ -55,6 +56,7 @@ class Row(NamedTuple):
     garbage: float = 0.0  # the highest score
     fooled: int = 0  # garbage graded as right
     tried: int = 0
+    left_out: int = 0  # questions
     again: bool = False
     milliseconds: float = 0.0
     reason: str = ""
@@ -69,6 +71,8 @@ class Row(NamedTuple):
         if not self.known:
             return f"| {self.family} | | | | | | **{self.reason}** |"
         note = "" if self.good else f"**{self.reason or 'see the numbers'}**"
+        if self.left_out:
+            note += f"{self.left_out} left out"
         return (
             f"| {self.family} | {self.right} of {self.known} | {self.garbage:.2g} | "
             f"{self.fooled} of {self.tried} | {'yes' if self.again else '**no**'} | "
@@ -81,12 +85,13 @@ def look(family: str, questions: int, other: Worker) -> Row:
     task = Gym(family)
     examples, seconds = [], []
     try:
-        number = 7
+        number, left_out = 7, 0
         while len(examples) < questions:
             began = time.perf_counter()
             if (example := task.numbered(number)) is not None:
                 examples.append(example)
                 seconds.append(time.perf_counter() - began)
+            left_out += example is None
             number += 1
     except ValueError as error:
         return Row(family, reason=REASONS.get(family, str(error)))
@@ -111,6 +116,7 @@ def look(family: str, questions: int, other: Worker) -> Row:
         garbage=highest,
         fooled=sum(score >= task.threshold for score, _ in scores),
         tried=len(scores),
+        left_out=left_out,
         again=again,
         milliseconds=1000 * statistics.median(seconds),
         reason=REASONS.get(family, ""),

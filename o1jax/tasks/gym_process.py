@@ -3,7 +3,7 @@
 In: a family, its options and the number of a question; for a grade an answer, written
 by a model. Out: question and worked answer, or a score in [0, 1]. Seven scorers hand
 the answer to eval or to sympy, which evaluates it too: here it is read as a literal,
-or looked at before; four more are replaced. Source: Stojanovski et al. 2025, arXiv
+or looked at before; five more are replaced. Source: Stojanovski et al. 2025, arXiv
 2505.24760.
 """
 
@@ -45,6 +45,7 @@ FUNCTIONS = {*("sin", "cos", "tan", "exp", "log", "ln", "sqrt", "pi", "asin", "a
 FUNCTIONS |= {*("sinh", "cosh", "tanh", "atan", "Abs")}
 _FORMULA = re.compile(r"[A-Za-z0-9\s+\-*/^().,=]{1,2000}")
 KEPT = 4096  # entries
+RIGHT = 0.999  # what a worked answer scores, or its question is left out
 
 
 class _Fixed(date):
@@ -110,7 +111,8 @@ def families() -> list[str]:
 def make(family: str, options: list, number: int) -> dict[str, Any] | None:
     """{"question", "answer", "steps"} of a question; the answer "" if none is known.
 
-    None if its worked answer is refused: an integral that the library could not solve.
+    None if its scorer refuses its worked answer: an integral that the library could
+    not solve, a conclusion that it calls trivial.
     """
     entry = _entry(family, _frozen(options), number)
     answer = entry["answer"]
@@ -118,7 +120,7 @@ def make(family: str, options: list, number: int) -> dict[str, Any] | None:
         answer = entry["metadata"].get(GOLD.get(family, ""), "")
     if not isinstance(answer, str):
         answer = json.dumps(answer)
-    if family in SYMBOLIC and not harmless(answer):
+    if answer and score(family, options, number, answer) < RIGHT:
         return None
     worked = entry["metadata"].get("answer_cot", "").rpartition("####")[0]
     steps = [line.strip() for line in worked.split("\n") if line.strip()]
@@ -144,6 +146,13 @@ def _same_word(answer: str, entry: dict[str, Any]) -> bool:
     return answer.split() == str(entry["answer"]).split()
 
 
+def _one_number(answer: str, entry: dict[str, Any]) -> bool:
+    """The number; words may stand beside it, but no other number."""
+    found = re.findall(r"-?[0-9][0-9,]*(?:[.][0-9]+)?", answer)
+    right = parse_number(str(entry["answer"]))
+    return len(found) == 1 and parse_number(found[0].strip(",")) == right
+
+
 def _close(answer: str, entry: dict[str, Any]) -> bool:
     value, right = parse_number(answer), parse_number(entry["answer"])
     return value is not None and abs(value - right) <= 1e-4
@@ -156,9 +165,11 @@ def _arithmetic(answer: str, entry: dict[str, Any]) -> float:
 
 
 # Scorers of our own, for those of the library that can be deceived: any text is right
-# where the answer is True; 0 is right; 24 may be made of other numbers, or be 24.9.
+# where the answer is True; of several numbers the first counts; 0 is right; 24 may be
+# made of other numbers, or be 24.9.
 OWN: dict[str, Callable[[str, dict[str, Any]], float]] = {
     "game_of_life_halting": _same_word,
+    "gsm_symbolic": _one_number,
     "coin_flip": _close,
     "puzzle24": _arithmetic,
     "countdown": _arithmetic,

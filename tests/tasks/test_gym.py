@@ -80,6 +80,9 @@ def test_scorers_that_can_be_deceived_are_replaced():
     assert [coin.grade(example, text) for text in ("0", "1/4", "0.26", "x")] == [
         *(0.0, 1.0, 0.0, 0.0)
     ]
+    story, example = Gym("gsm_symbolic"), Gym("gsm_symbolic").numbered(1)
+    texts = ("12", "12.0 apples", "$12.", "12 or 7", "1,2", "-12", "many")
+    assert [story.grade(example, text) for text in texts] == [1, 1, 1, 0, 0, 0, 0]
     puzzle, example = Gym("puzzle24"), Gym("puzzle24").numbered(1)
     texts = ("6*2*2*1", "(2+2)*6*1", "24", "6*4", "6*2*2*1*1", "6*2*2+1-1")
     assert [puzzle.grade(example, text) for text in texts] == [1, 1, 0, 0, 0, 0]

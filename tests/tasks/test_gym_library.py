@@ -1,4 +1,4 @@
-"""Families of the installed reasoning-gym; benchmarks/gym_families.py tries them all."""
+"""Some families of the installed reasoning-gym; benchmarks/gym_families.py has all."""
 
 import pytest
 

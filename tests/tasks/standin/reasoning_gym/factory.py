@@ -47,14 +47,15 @@ class Scrambled(Sums):
     def score_answer(self, answer, entry):
         while answer == "hang":
             pass
-        return float(int(answer) == entry["metadata"]["possible_answer"]["0"])
+        right = entry["metadata"]["possible_answer"]
+        return float(answer == f'{{"0": {right["0"]}}}' or int(answer) == right["0"])
 
 
 class Integrals(Sums):
     """Integrals; of odd numbers unsolved. The scorer would evaluate any answer."""
 
     def __getitem__(self, index):
-        solved = "exp(x) + C" if index % 2 == 0 else "Integral(exp(x), x)"
+        solved = "exp(x) + C" if index % 2 == 0 else "Integral(exp(x), x) + C"
         return {"question": f"integral {index}", "answer": solved, "metadata": {}}
 
     def score_answer(self, answer, entry):
@@ -71,6 +72,11 @@ class Coins(Sums):
         return 1.0
 
 
+class Stories(Coins):
+    def __getitem__(self, index):
+        return {"question": f"story {index}", "answer": "12", "metadata": {}}
+
+
 class Twentyfours(Coins):
     def __getitem__(self, index):
         numbers = {"numbers": [6, 2, 2, 1]}
@@ -82,6 +88,7 @@ DATASETS = {
     "graph_color": (Scrambled, Config),
     "simple_integration": (Integrals, Config),
     "coin_flip": (Coins, Config),
+    "gsm_symbolic": (Stories, Config),
     "puzzle24": (Twentyfours, Config),
 }
 
