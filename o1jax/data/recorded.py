@@ -7,6 +7,7 @@ other splits are the task's own examples with plain steps.
 
 import functools
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from o1jax.data.search_text.task import SearchText, as_example
 from o1jax.data.search_text.trees import tree_trace
 from o1jax.tasks import Countdown
 from o1jax.tasks.steps import check_int
-from o1jax.tasks.task import Example, Task, split_of
+from o1jax.tasks.task import STEP_END, Example, Task, split_of
 
 COLUMNS = {"parent": int, "step": str, "visits": int, "value": (int, float)}
 
@@ -32,10 +33,10 @@ class TreeText:
 
     A tree without a right answer has no journey; its search ends in `<fail>`. Trees of
     questions that are not in the train split are left out, and so are those whose text
-    would be too long.
+    would be too long, or holds what is no word: a policy may write a special token.
     """
 
-    path: str  # of the trees
+    path: str  # of the trees; those of a stage Grow: trees/NAME.jsonl
     task: Task = field(default_factory=Countdown)
     form: Literal["journey", "search"] = "journey"
     turns: int = 1  # of a journey: wrong turns at each step of the way
@@ -63,7 +64,9 @@ class TreeText:
     def _examples(self) -> list[Example]:
         trees = read_lines(self.path, _tree)
         trees = [t for t in trees if split_of(t.question) == "train"]
-        made = [example for tree in trees if (example := self._told(tree))]
+        told = [example for tree in trees if (example := self._told(tree))]
+        known = {*self.symbols(), STEP_END}
+        made = [e for e in told if known.issuperset(" ".join(e.steps).split())]
         if not made:
             raise ValueError(f"{self.path}: no {self.form} of a train question in it")
         return made
@@ -82,6 +85,10 @@ class TreeText:
             max_words=self.max_words,
         )
         return text and text.as_example()
+
+    def within(self, folder: Path) -> "TreeText":
+        """The same, of a run in `folder`, where the file is if it is not here."""
+        return self if Path(self.path).exists() else _placed(self, folder)
 
     @property
     def name(self) -> str:
@@ -120,6 +127,11 @@ class TreeText:
     def measure(self, examples: Any, texts: Any) -> dict[str, float]:
         """As Behaviours or SearchText do."""
         return self._texts.measure([_plain(e) for e in examples], texts)
+
+
+@functools.lru_cache(maxsize=8)  # a file is read once
+def _placed(text: TreeText, folder: Path) -> TreeText:
+    return replace(text, path=str(folder / text.path))
 
 
 def _plain(example: Example) -> Example:

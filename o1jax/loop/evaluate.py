@@ -17,6 +17,7 @@ import numpy as np
 
 from o1jax.config import configurable
 from o1jax.loop.answer import Answerer, Answers
+from o1jax.loop.diversity import diversity
 from o1jax.loop.metrics import progress
 from o1jax.loop.text_meter import text_shares
 from o1jax.loop.workdir import StageRecord, Workdir, write_jsonl
@@ -95,7 +96,18 @@ def measure(run: Workdir, config: Evaluate, params: Params) -> Measured:
     parse = run.experiment.template.parse
     votes = [[parse(text)[1] or None for text in texts] for texts in sampled.texts]
     numbers = _numbers(examples, greedy, sampled, votes)
-    if shares := text_shares(task, examples, sampled.texts):
+    if config.samples > 1:
+        rows = sampled.rows
+        logprob = np.where(np.asarray(rows.response_mask), rows.logprob, 0).sum(axis=1)
+        numbers["diversity"] = diversity(
+            sampled.texts,
+            sampled.grades >= 1,
+            logprob.reshape(sampled.grades.shape).astype(np.float64),
+            parse,
+        )
+    template = run.experiment.template
+    shares = text_shares(task, examples, sampled.texts, template=template)
+    if shares:
         numbers["texts"] = shares
     return Measured(numbers, examples, greedy, sampled)
 

@@ -11,6 +11,7 @@ from o1jax.data.template import Template
 from o1jax.data.tokenizer import TokenizerConfig
 from o1jax.loop.compare import Compare
 from o1jax.loop.evaluate import Evaluate
+from o1jax.loop.grow import Grow
 from o1jax.loop.imitate import Imitate
 from o1jax.loop.improve import Improve
 from o1jax.loop.pretrained import Pretrained
@@ -22,7 +23,7 @@ from o1jax.search.pages import GUIDES
 from o1jax.tasks import Chain
 from o1jax.tasks.task import Task
 
-Stage = Pretrained | Imitate | TrainReward | Improve | Evaluate | Compare
+Stage = Pretrained | Imitate | TrainReward | Grow | Improve | Evaluate | Compare
 
 
 @configurable
@@ -84,6 +85,8 @@ def _rewards(stage: Stage) -> set[str]:
         names = {method.reward for method in stage.methods}
     elif isinstance(stage, Improve):
         names = {stage.payment.reward, getattr(stage.search, "reward", "")}
+    elif isinstance(stage, Grow):
+        names = {stage.search.reward}
     elif isinstance(stage, TrainReward) and stage.labels.source == "tree":
         names = {stage.labels.search.reward}
     return names - {""}

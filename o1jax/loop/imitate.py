@@ -15,9 +15,12 @@ from o1jax.data.batches import (
     packed_batches,
     sft_batches,
 )
+from o1jax.data.behaviours.asked import Asked
+from o1jax.data.behaviours.prompts import PromptTemplate
 from o1jax.data.behaviours.task import Behaviours
 from o1jax.data.budget import within_budget
 from o1jax.data.datasets import DatasetConfig, RecordSource, TaskSource, prepare
+from o1jax.data.mixture import Mixture
 from o1jax.data.recorded import TreeText
 from o1jax.data.search_text.task import SearchText
 from o1jax.learn.objectives import imitation
@@ -29,8 +32,9 @@ from o1jax.parallel.hosts import once
 from o1jax.tasks.task import Example, Task
 from o1jax.types import Params
 
-# Tasks whose solutions show how they were found; an experiment file may name them.
-TEXTS = (Behaviours, SearchText, TreeText)
+# Tasks whose solutions show how they were found, several tasks at once, and a template
+# that asks for behaviours; an experiment file may name them.
+TEXTS = (Behaviours, Asked, SearchText, TreeText, Mixture, PromptTemplate)
 
 
 @configurable

@@ -1,9 +1,10 @@
-"""The stage that begins a run with a published model.
+"""The stage that begins a run with a published model, or where another run ended.
 
-In: a workdir that `o1jax import` made. Out: its parameters, for the stages that follow.
-The run's own checkpoint of the stage is a link to the imported one.
+In: a workdir, of `o1jax import` or of a finished run. Out: its last parameters, for the
+stages that follow. The run's own checkpoint of the stage is a link to that one.
 """
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import ClassVar
 import jax
 
 from o1jax.config import configurable
-from o1jax.loop.workdir import StageRecord, Workdir
+from o1jax.data.tokenizer import load
+from o1jax.loop.workdir import TRAINS_POLICY, StageRecord, Workdir
 from o1jax.policy.policy import build_policy
 from o1jax.types import Params
 
@@ -23,10 +25,10 @@ SOURCE = "source"  # folder of an imported workdir: what was beside the tensors
 @configurable
 @dataclass(frozen=True)
 class Pretrained:
-    """Parameters of an imported model."""
+    """Parameters of an imported model, or those that another run ended with."""
 
     name: str = STAGE
-    path: str = ""  # of the workdir; "": this one
+    path: str = ""  # of the workdir; "": this one, which is an imported model's
     asks: ClassVar[bool] = False  # no questions of a task
 
 
@@ -35,9 +37,8 @@ def pretrained(run: Workdir, index: int, stage: Pretrained) -> StageRecord:
     began = time.monotonic()
     folder = run.checkpoints(index)
     if stage.path and not folder.exists():
-        there = Path(stage.path) / "checkpoints" / f"00-{STAGE}"
-        if not there.is_dir():
-            raise ValueError(f"stage {stage.name!r}: {stage.path} is no imported model")
+        there = _last(Path(stage.path), stage)
+        _check_words(run, stage)
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(there.absolute(), target_is_directory=True)
     params = run.stage_params(index)
@@ -61,6 +62,36 @@ def source_of(run: Workdir) -> Path | None:
             folder = (Path(stage.path) if stage.path else run.path) / SOURCE
             return folder if folder.is_dir() else None
     return None
+
+
+def _last(workdir: Path, stage: Pretrained) -> Path:
+    """The folder of the last parameters of a workdir whose run has come to its end."""
+    imported = workdir / "checkpoints" / f"00-{STAGE}"
+    if imported.is_dir() and not (workdir / "results.json").exists():
+        return imported
+    records = sorted(workdir.glob("stages/*.json"))
+    kinds = {file.stem: json.loads(file.read_text())["kind"] for file in records}
+    trained = [name for name, kind in kinds.items() if kind in TRAINS_POLICY]
+    if not trained:
+        raise ValueError(
+            f"stage {stage.name!r}: {stage.path} is neither an imported model nor a "
+            "run that trained a policy"
+        )
+    if not (workdir / "results.json").exists():
+        raise ValueError(
+            f"stage {stage.name!r}: {stage.path} has not come to its end: run it first"
+        )
+    return (workdir / "checkpoints" / trained[-1]).resolve()
+
+
+def _check_words(run: Workdir, stage: Pretrained) -> None:
+    """Refuses parameters that mean other words by their numbers."""
+    file = Path(stage.path) / "tokenizer.model"
+    if file.exists() and load(file).fingerprint != run.tokenizer.fingerprint:
+        raise ValueError(
+            f"stage {stage.name!r}: {stage.path} has another tokenizer: bind "
+            f"TokenizerConfig.kind = 'file' and TokenizerConfig.path = '{file}'"
+        )
 
 
 def _check(run: Workdir, stage: Pretrained, params: Params) -> None:

@@ -15,9 +15,10 @@ import jax
 from o1jax.config import Loaded, load
 from o1jax.loop import compare as comparing
 from o1jax.loop import evaluate as evaluating
-from o1jax.loop import sections
+from o1jax.loop import recipes, sections
 from o1jax.loop.compare import Compare
 from o1jax.loop.evaluate import Evaluate
+from o1jax.loop.grow import Grow, grow
 from o1jax.loop.imitate import Imitate, imitate
 from o1jax.loop.improve import Improve, improve
 from o1jax.loop.methods import Search, with_guide
@@ -30,6 +31,7 @@ STAGES = {
     Pretrained: pretrained,
     Imitate: imitate,
     TrainReward: train_reward,
+    Grow: grow,
     Improve: improve,
     Evaluate: evaluating.evaluate,
     Compare: comparing.compare,
@@ -50,7 +52,7 @@ def run(loaded: Loaded, workdir: Path) -> None:
         "config_fingerprint": loaded.fingerprint(),
         "seconds": sum(record.seconds for record in state.records),
         "stages": {record.name: record.results for record in state.records},
-        "sections": sections.build(state.records),
+        "sections": [recipes.section(state), *sections.build(state.records)],
         "ledger": state.ledger.table(),
     }
     write_json(workdir / "results.json", results)

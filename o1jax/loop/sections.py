@@ -23,7 +23,8 @@ def build(records: Sequence[StageRecord]) -> list[Section]:
         begin = sum(r.steps for r in records[: records.index(improved[0])])
         made.append(improve_sections.section(improved, begin))
     if evaluated:
-        made += [_accuracy(evaluated), _coverage(evaluated), _difficulty(evaluated)]
+        made += [_accuracy(evaluated), _coverage(evaluated), _diversity(evaluated)]
+        made.append(_difficulty(evaluated))
     return made + [section for r in records for section in r.sections]
 
 
@@ -122,6 +123,21 @@ def _coverage(records: Sequence[StageRecord]) -> Section:
             "y_label": "questions answered",
             "series": series,
         },
+    }
+
+
+def _diversity(records: Sequence[StageRecord]) -> Section:
+    names = ("distinct", "distinct_right", "entropy", "surprise")
+    found = [(r, r.results["diversity"]) for r in records if "diversity" in r.results]
+    columns = ["evaluation", "samples", "distinct solutions", "right ones"]
+    columns += ["entropy of solutions", "of texts"]
+    rows = [[r.name, r.results["samples"], *(d[x] for x in names)] for r, d in found]
+    return {
+        "name": "Diversity",
+        "text": "Of the samples of a question: how many solutions are different (their "
+        "steps are), how many of those are right, the entropy of their frequencies "
+        "and, from log-probs, that of the texts (nats, 95 % intervals).",
+        "table": {"columns": columns, "rows": rows},
     }
 
 

@@ -79,7 +79,9 @@ class Workdir:
         has_dataset = getattr(stage, "dataset", None) is not None
         if has_dataset or not getattr(stage, "asks", True):
             return None
-        return getattr(stage, "task", None) or self.experiment.task
+        task = getattr(stage, "task", None) or self.experiment.task
+        # One that reads what an earlier stage wrote (data/recorded.py).
+        return task.within(self.path) if hasattr(task, "within") else task
 
     def tasks(self) -> list[Task]:
         """The tasks of the stages, in order."""

@@ -55,9 +55,25 @@ def render(
         raise ValueError(f"chat template: {error}") from error
 
 
-def around_question(template: str, **variables: Any) -> tuple[str, str]:
-    """What a template writes before and behind the user's first message."""
-    text = render(template, [{"role": "user", "content": QUESTION}], **variables)
+def around_question(
+    template: str, *, system: str = "", **variables: Any
+) -> tuple[str, str]:
+    """What a template writes before and behind the user's first message.
+
+    system: of the system message; a template that knows none has it at the beginning of
+    the user's message.
+    """
+    messages = [{"role": "user", "content": QUESTION}]
+    try:
+        told = [{"role": "system", "content": system}] if system else []
+        text = render(template, [*told, *messages], **variables)
+        if system not in text:
+            raise ValueError("chat template: it leaves the system message out")
+    except ValueError:
+        if not system:
+            raise
+        messages = [{"role": "user", "content": f"{system}\n\n{QUESTION}"}]
+        text = render(template, messages, **variables)
     before, found, behind = text.rpartition(QUESTION)
     if not found:
         raise ValueError("chat template: it does not write the question down")
