@@ -104,7 +104,7 @@ def o1jax(tmp_path):
         (
             ["zzz"],
             "unknown command 'zzz'; choose from run, show, eval, ask, reproduce, "
-            "profile, inspect, aot, import, export",
+            "profile, inspect, aot, import, prompt, export",
         ),
         (
             ["show", "quik.gin"],

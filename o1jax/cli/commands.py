@@ -20,6 +20,7 @@ from o1jax.cli.models import (
     import_arguments,
     import_command,
 )
+from o1jax.cli.prompt import prompt_arguments, prompt_command
 from o1jax.cli.reproduce import reproduce_all_command
 from o1jax.cli.run import run_command
 from o1jax.config import ConfigError, Loaded, load
@@ -293,6 +294,12 @@ COMMANDS = {
         "  o1jax import SmolLM2-135M-Instruct.Q4_1.gguf runs/smollm --dtype bfloat16",
         import_arguments,
         import_command,
+    ),
+    "prompt": Command(
+        "ask an imported chat model for reasoning behaviours in its system prompt",
+        "o1jax prompt runs/smollm runs/checks --behaviours evaluation,correction",
+        prompt_arguments,
+        prompt_command,
     ),
     "export": Command(
         "write the newest policy of a run as safetensors that transformers loads",
