@@ -80,7 +80,12 @@ def eval_arguments(parser: ArgumentParser) -> None:
 
 def ask_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="of a run")
-    parser.add_argument("question", help='in the words of the task: "3 5 7 -> 22"')
+    parser.add_argument(
+        "question",
+        nargs="?",
+        help='in the words of the task: "3 5 7 -> 22"; without one it is read from '
+        "stdin, which may be a terminal: then it is a conversation",
+    )
     parser.add_argument(
         "--temperature",
         type=_temperature,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from o1jax.cli import arguments
 from o1jax.cli.aot import aot_arguments, aot_command
+from o1jax.cli.chat import ask_command
 from o1jax.cli.models import (
     export_arguments,
     export_command,
@@ -101,14 +102,17 @@ def _eval_search(args: Namespace) -> None:
 
 def _ask(args: Namespace) -> None:
     import o1jax.loop.experiment  # noqa: F401
-    from o1jax.loop.ask import ask, ask_by_search
 
     if not args.search:
         _only_with_search(args, "budget", "guide", "select", "tree", "html")
-        ask(_workdir(args.workdir), args.question, temperature=args.temperature or 0.0)
+        heat = args.temperature or 0.0
+        ask_command(_workdir(args.workdir), args.question, temperature=heat)
         return
+    if args.question is None:
+        raise ConfigError("ask: --search needs a question")
     from o1jax.inspect.tree import draw
     from o1jax.inspect.tree_page import write_page
+    from o1jax.loop.ask import ask_by_search
 
     workdir = _workdir(args.workdir)
     method = _method(args, workdir, args.search, args.guide or "")
@@ -253,8 +257,9 @@ COMMANDS = {
         _eval,
     ),
     "ask": Command(
-        "answer one question and show the steps",
+        "answer one question and show the steps; without one, a conversation",
         'o1jax ask runs/quickstart "3 5 7 -> 22"\n'
+        "  o1jax ask runs/smollm --temperature 0.7\n"
         '  o1jax ask runs/quickstart "3 5 7 -> 22" --search mcts --tree\n'
         '  o1jax ask runs/quickstart "3 5 7 -> 22" --search beam --guide prm',
         arguments.ask_arguments,

@@ -4,7 +4,6 @@ In: a workdir and a question in the words of the task. Out: lines to print, or t
 of the search, which inspect/tree.py draws.
 """
 
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from o1jax.config import load
 from o1jax.data.template import Template
 from o1jax.data.tokenizer import Tokenizer
 from o1jax.loop.answer import Answerer
+from o1jax.loop.chat import Chat
 from o1jax.loop.methods import Search
 from o1jax.loop.run import graded_task
 from o1jax.loop.searching import Searcher
@@ -26,17 +26,23 @@ from o1jax.search.trace import Trace
 from o1jax.tasks.task import Example, Task
 from o1jax.types import Trajectory
 
+CUT = ", cut off at SamplerConfig.max_new_tokens"
+
 
 def ask(workdir: Path, question: str, *, temperature: float) -> None:
     """Answers one question and prints its steps, their log-probs and the verdict.
 
-    The verdict is that of the run's last task; without one there is none.
+    The verdict is that of the run's last task. A run without one prints the answer
+    while it is sampled.
     """
     state = Workdir(load(workdir / "config.gin").experiment, workdir)
-    params = state.newest_params()
-    task = tasks[-1] if (tasks := state.tasks()) else None
-    template = state.experiment.template
-    example = task.parse(question) if task else Example(question, (), "", 0)
+    if not (tasks := state.tasks()):
+        chat = Chat(workdir, temperature=temperature)
+        if not chat.remembers:  # no words around the question that everybody knows
+            print(state.experiment.template.prompt(question))
+        return _stream(chat, question)
+    params, task = state.newest_params(), tasks[-1]
+    template, example = state.experiment.template, task.parse(question)
     answerer = Answerer(
         state, [example], SamplingConfig(temperature=temperature), chunk=1
     )
@@ -57,6 +63,14 @@ def ask_by_search(workdir: Path, question: str, method: Search) -> Trace:
     return Searcher(state, [example], task, method).trace(params, state.key)
 
 
+def _stream(chat: Chat, question: str) -> None:
+    for piece in chat.reply(question):
+        print(piece, end="", flush=True)
+    tokens, logprob, finished = chat.said
+    cut = "" if finished else CUT
+    print(f"\nnot graded  (log-prob {logprob:.3f}, {tokens} tokens{cut})")
+
+
 class _Step(NamedTuple):
     end: int  # character offset behind the step
     verdict: str
@@ -65,7 +79,7 @@ class _Step(NamedTuple):
 def _shown(
     answer: Trajectory,
     example: Example,
-    task: Task | None,
+    task: Task,
     tokenizer: Tokenizer,
     template: Template,
 ) -> Iterator[str]:
@@ -74,7 +88,7 @@ def _shown(
     tokens, logprob = answer.tokens[0, response].tolist(), answer.logprob[0, response]
     written = len(tokens) - bool(answer.finished[0])  # the stop token is in no step
     text = tokenizer.decode(tokens[:written])
-    steps = _steps(text, example, task, template)
+    steps = _steps(text, example, task)
     ends = [len(tokenizer.decode(tokens[:n])) for n in range(1, written + 1)]
     # Half of a character may decode to more than the whole of it.
     ends = np.minimum.accumulate(np.array(ends[::-1], int))[::-1]
@@ -86,19 +100,12 @@ def _shown(
         if shown := text[begin : step.end].strip():
             yield f"  {shown:28} {its_chance:8.3f}  {step.verdict}".rstrip()
         begin = step.end
-    verdict = "not graded"
-    if task:
-        verdict = "right" if task.grade(example, text) >= 1 else "wrong"
-    cut = "" if answer.finished[0] else ", cut off at SamplerConfig.max_new_tokens"
+    verdict = "right" if task.grade(example, text) >= 1 else "wrong"
+    cut = "" if answer.finished[0] else CUT
     yield f"{verdict}  (log-prob {logprob.sum():.3f}, {len(tokens)} tokens{cut})"
 
 
-def _steps(
-    text: str, example: Example, task: Task | None, template: Template
-) -> list[_Step]:
+def _steps(text: str, example: Example, task: Task) -> list[_Step]:
     """Where each closed step ends, and what the task's oracle says of it."""
-    if task is None:
-        mark = re.escape(template.step_end.strip(" "))
-        return [_Step(found.end(), "") for found in re.finditer(mark, text)]
     checks = task.check_steps(example, text)
     return [_Step(c.end, "ok" if c.correct else c.reason) for c in checks]
