@@ -2,13 +2,15 @@
 
 In: libtpu, which gets an environment of its own under .venv-bench. Out: `o1jax aot` of
 each file for the slice that its header names; results_pods.json, to which a run adds,
-and the table in docs/pods.md. What was compiled before comes from the cache, so a run
-that was stopped goes on.
+and the table in docs/pods.md. Stopped and run again, it goes on: files whose text is
+that of the results are left, and programs that were compiled before come from the
+cache. Results of another text are not shown.
 """
 
 import environments  # isort: skip
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -34,6 +36,20 @@ def topology_of(file: Path) -> str:
     return found[1]
 
 
+def source(file: Path) -> str:
+    """Changes with the text of a file and of what it includes."""
+    text = file.read_text()
+    included = re.findall(r"^include '(.*)'", text, re.M)
+    parts = [text, *(source(file.parent / name) for name in included)]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=6).hexdigest()
+
+
+def current(results: dict) -> dict:
+    """Those of the experiments as they stand."""
+    now = {file.stem: source(file) for file in FOLDER.glob("*.gin")}
+    return {k: v for k, v in results.items() if v.get("source") == now.get(k, "")}
+
+
 def checked(file: Path, where: str, layers: int) -> dict | None:
     """What `o1jax aot` says of it; None where it ended with a mistake."""
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +58,9 @@ def checked(file: Path, where: str, layers: int) -> dict | None:
         command += ["--topology", where, "--json", str(out)]
         command += ["--layers", str(layers)] if layers else []
         subprocess.run(command, cwd=ROOT, check=False)
-        return json.loads(out.read_text()) if out.exists() else None
+        if not out.exists():
+            return None
+        return json.loads(out.read_text()) | {"source": source(file)}
 
 
 def table(results: dict) -> str:
@@ -51,13 +69,15 @@ def table(results: dict) -> str:
         "| experiment, slice | program | GiB of | TFLOP | GB sent | bound | compiled |",
         "|---|---|---|---|---|---|---|",
     ]
+    results = current(results)
     for name, found in sorted(results.items()):
         (experiment,) = found["experiments"]
         for report in experiment["reports"]:
             lines.append(f"| {name}, {found['topology']} | {_row(report)} |")
     missing = [f.stem for f in sorted(FOLDER.glob("*.gin")) if f.stem not in results]
     if missing:
-        lines += ["", f"Not compiled yet, so not known to fit: {', '.join(missing)}."]
+        names = ", ".join(missing)
+        lines += ["", f"Not compiled as they stand, so not known to fit: {names}."]
     return "\n".join(lines) + "\n"
 
 
@@ -94,13 +114,15 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="of experiments; default: all")
     add("--layers", type=int, default=0, help="shallower: nothing is written")
+    add("--anew", action="store_true", help="those with results too")
     add("--take", type=Path, nargs="*", help="only take these files of o1jax aot")
     args = parser.parse_args(argv)
     results = json.loads(OUT.read_text()) if OUT.exists() else {}
     if args.take:
         for file in args.take:
             found = json.loads(file.read_text())
-            results[Path(found["experiments"][0]["file"]).stem] = found
+            name = Path(found["experiments"][0]["file"]).stem
+            results[name] = found | {"source": source(FOLDER / f"{name}.gin")}
         write(results)
         return 0
     if not os.environ.get("TPU_LIBRARY_PATH"):
@@ -114,6 +136,9 @@ def main(argv: list[str]) -> int:
     bad = 0
     for file in sorted(FOLDER.glob("*.gin")):
         if args.names and file.stem not in args.names:
+            continue
+        if file.stem in current(results) and not (args.anew or args.layers):
+            print(f"pods.py: {file.stem}: there are results (--anew: again)")
             continue
         found = checked(file, topology_of(file), args.layers)
         fits = found and all(
