@@ -153,3 +153,14 @@ def parse(case: str) -> tuple[str, ...]:
     ):
         SIZES[parts[1]]
     return parts
+
+
+SMOLLM_PROMPT, SMOLLM_NEW = 20, 64  # tokens a row, of a vocabulary of 49,152
+
+
+def smollm_prompts(rows: int) -> list[list[int]]:
+    """Tokens of each row, the same for both sides of smollm.py."""
+    return [
+        [(1009 * row + 7919 * t) % 40_000 + 100 for t in range(SMOLLM_PROMPT)]
+        for row in range(rows)
+    ]
