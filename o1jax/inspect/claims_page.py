@@ -58,9 +58,12 @@ def page(found: Sequence[Found], run: Mapping[str, Any] | None = None) -> str:
 def _run(run: Mapping[str, Any]) -> str:
     done = len(run["claims"])
     state = "" if done == run["of"] else f", {done} of {run['of']} claims so far"
+    longest = ""
+    if run["longest"] > run["seconds"]:
+        longest = f"; the longest of such runs took {duration(run['longest'])}"
     return (
         f"Last run of all at once: {run['command']}, {duration(run['seconds'])} by the "
-        f"clock on {run['cores']} cores{state}."
+        f"clock on {run['cores']} cores{state}{longest}."
     )
 
 
