@@ -186,7 +186,11 @@ def evaluation_table(results: Mapping[str, Any]) -> str:
         results["k"], results["pass_at_k"], results["majority_at_k"]
     ):
         rows.append([f"k = {k}", right, voted])
-    return f"{count}\n\n" + markdown_table(["", "pass@k", "majority@k"], rows)
+    text = f"{count}\n\n" + markdown_table(["", "pass@k", "majority@k"], rows)
+    if shares := results.get("texts"):
+        rows = [[name.removeprefix("text_"), share] for name, share in shares.items()]
+        text += "\n\n" + markdown_table(["samples show", "share"], rows)
+    return text
 
 
 class _Text(str):

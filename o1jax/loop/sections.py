@@ -24,7 +24,7 @@ def build(records: Sequence[StageRecord]) -> list[Section]:
         made.append(improve_sections.section(improved, begin))
     if evaluated:
         made += [_accuracy(evaluated), _coverage(evaluated), _diversity(evaluated)]
-        made.append(_difficulty(evaluated))
+        made += [_texts(evaluated), _difficulty(evaluated)]
     return made + [section for r in records for section in r.sections]
 
 
@@ -138,6 +138,21 @@ def _diversity(records: Sequence[StageRecord]) -> Section:
         "steps are), how many of those are right, the entropy of their frequencies "
         "and, from log-probs, that of the texts (nats, 95 % intervals).",
         "table": {"columns": columns, "rows": rows},
+    }
+
+
+def _texts(records: Sequence[StageRecord]) -> Section:
+    shares = {r.name: r.results.get("texts", {}) for r in records}
+    names = list(dict.fromkeys(name for found in shares.values() for name in found))
+    rows = [
+        [name.removeprefix("text_"), *(found.get(name) for found in shares.values())]
+        for name in names
+    ]
+    return {
+        "name": "What texts show",
+        "text": "Shares of the samples of each evaluation, as the task or the template "
+        "reads them." * bool(rows),
+        "table": {"columns": ["share", *shares], "rows": rows},
     }
 
 

@@ -5,6 +5,7 @@ learning from samples.
 """
 
 import json
+import re
 import shutil
 
 import jax
@@ -15,6 +16,7 @@ import o1jax.loop.experiment  # noqa: F401  registers every config class
 from o1jax.cli import main
 from o1jax.config import check_workdir, load
 from o1jax.data.template import Template
+from o1jax.inspect.report import evaluation_table
 from o1jax.loop.diversity import diversity
 from o1jax.loop.run import run
 from o1jax.loop.workdir import Workdir
@@ -118,6 +120,12 @@ def test_what_the_stages_say(chained):
     for name, column in (("tokens", "tokens"), ("flops", "FLOP")):
         assert sum(row[column] for row in rows) == pytest.approx(total[name])
         assert all(row[column] > 0 for row in rows)
+    named = {section["name"]: section for section in results["sections"]}
+    shown = dict(named["What texts show"]["table"]["rows"])
+    texts = results["stages"]["after"]["texts"]
+    assert shown == {name.removeprefix("text_"): x for name, x in texts.items()}
+    table = evaluation_table(results["stages"]["after"])
+    assert re.search(r"\| completion +\| +0\.\d+ \|", table)
     found = results["stages"]["after"]["diversity"]
     assert 1 <= found["distinct"][0] <= 3 and found["surprise"][0] > 0
 
