@@ -108,11 +108,11 @@ def on_rows(x: jax.Array) -> jax.Array:
 def free_axes(x: jax.Array) -> tuple[AbstractMesh, tuple[str, ...]]:
     """The mesh that x lies on under jit, and its axes that a shard_map may still take.
 
-    On one device, without a mesh and inside shard_map there are none.
+    On one device, without a mesh and inside shard_map over all axes there are none.
     """
     mesh = jax.typeof(x).sharding.mesh
     free = tuple(axis for axis in mesh.axis_names if axis not in mesh.manual_axes)
-    return mesh, free if math.prod(mesh.shape[axis] for axis in free) > 1 else ()
+    return mesh, free if math.prod(mesh.shape.values()) > 1 else ()
 
 
 def shard(tree: Tree, rules: Rules, mesh: Mesh) -> Tree:

@@ -51,6 +51,23 @@ def test_the_same_numbers_and_gradients_on_a_mesh_too(rows, options, jit):
         close(kernel(*rows), expected)
 
 
+def test_inside_a_shard_map_of_rows_it_takes_what_is_left(rows, jit):
+    """A kernel must not meet an axis that the partitioner has, be it of one device."""
+    mesh = build_mesh(MeshConfig(4, 2, 1))
+    q, k, v = put_batch(mesh, tuple(np.concatenate([x, x]) for x in rows[:3]))
+    cut = jax.P(("data", "fsdp"))
+    manual = jax.shard_map(
+        attend_flash,
+        mesh=mesh,
+        in_specs=(cut, cut, cut),
+        out_specs=cut,
+        axis_names={"data", "fsdp"},
+        check_vma=False,
+    )
+    close(jit(manual)(q, k, v)[:B], jit(attend)(*rows[:3]))
+    assert str(jax.make_jaxpr(manual)(q, k, v)).count("shard_map") == 2
+
+
 def test_scores_are_written_nowhere(rows):
     """At 2,048 tokens they would be B K G T T numbers, the largest array by far."""
     long = lambda *heads: jax.ShapeDtypeStruct((B, 2048, *heads, 128), jnp.float32)
