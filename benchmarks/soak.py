@@ -3,7 +3,7 @@
 In: nothing. Out: each part of tests/hosts/test_soak.py run as a test of its own;
 results_soak.json, to which each part adds when it has passed, and the table in
 docs/hosts.md. Stopped and run again, it goes on with the parts that are left. On two
-quiet cores a part takes 5 to 15 minutes.
+quiet cores a part takes 2 minutes.
 """
 
 import argparse
