@@ -16,7 +16,7 @@ import jax
 from o1jax.config import load
 from o1jax.loop.pretrained import source_of
 from o1jax.loop.workdir import Workdir
-from o1jax.models.chat import render
+from o1jax.models.chat import render_told
 from o1jax.models.vocabulary import chat_template, marks
 from o1jax.policy.policy import build_policy
 from o1jax.rollout.sampling import SamplingConfig
@@ -44,6 +44,8 @@ class Chat:
         self._run, self._limit = run, sampler.max_new_tokens
         self._stop = sampler.stop_ids or (run.tokenizer.eos_id,)
         self._template, self._marks = _chat_template(run)
+        # A model may be asked for behaviours there (prompted.py).
+        self._system = getattr(run.experiment.template, "system", "")
         policy = build_policy(replace(run.policy_config, cache_chunk=CHUNK))
         params = jax.jit(policy.unstack)(run.newest_params())
         sampling = SamplingConfig(temperature=temperature)
@@ -111,7 +113,8 @@ class Chat:
         if not self.remembers:
             template = self._run.experiment.template
             return template.encode_prompt(tokenizer, self._messages[-1]["content"])
-        text = render(self._template, self._messages, **self._marks)
+        template, system = self._template, self._system
+        text = render_told(template, system, self._messages, **self._marks)
         ids = tokenizer.encode(text)
         bos = tokenizer.bos_id  # some templates write it themselves
         return ids if ids[:1] == [bos] else [bos, *ids]

@@ -55,25 +55,35 @@ def render(
         raise ValueError(f"chat template: {error}") from error
 
 
+def render_told(
+    template: str,
+    system: str,
+    messages: Sequence[Mapping[str, Any]],
+    **variables: Any,
+) -> str:
+    """The text of a conversation under a system prompt; "" is none.
+
+    A template that knows no system message has it at the beginning of the first one.
+    """
+    if not system:
+        return render(template, messages, **variables)
+    try:
+        told = [{"role": "system", "content": system}, *messages]
+        if system in (text := render(template, told, **variables)):
+            return text
+    except ValueError:
+        pass  # if it refuses more than that, so it will below
+    first, *rest = messages
+    first = {**first, "content": f"{system}\n\n{first['content']}"}
+    return render(template, [first, *rest], **variables)
+
+
 def around_question(
     template: str, *, system: str = "", **variables: Any
 ) -> tuple[str, str]:
-    """What a template writes before and behind the user's first message.
-
-    system: of the system message; a template that knows none has it at the beginning of
-    the user's message.
-    """
-    messages = [{"role": "user", "content": QUESTION}]
-    try:
-        told = [{"role": "system", "content": system}] if system else []
-        text = render(template, [*told, *messages], **variables)
-        if system not in text:
-            raise ValueError("chat template: it leaves the system message out")
-    except ValueError:
-        if not system:
-            raise
-        messages = [{"role": "user", "content": f"{system}\n\n{QUESTION}"}]
-        text = render(template, messages, **variables)
+    """What a template writes before and behind the user's first message."""
+    question = [{"role": "user", "content": QUESTION}]
+    text = render_told(template, system, question, **variables)
     before, found, behind = text.rpartition(QUESTION)
     if not found:
         raise ValueError("chat template: it does not write the question down")

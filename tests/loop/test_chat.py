@@ -61,7 +61,8 @@ def talk(monkeypatch, tmp_path):
     )
     sampler = SimpleNamespace(max_new_tokens=20, stop_ids=())
     config = SimpleNamespace(cache_chunk=64)
-    experiment = SimpleNamespace(sampler=sampler, seed=0)
+    template = SimpleNamespace(system="")
+    experiment = SimpleNamespace(sampler=sampler, seed=0, template=template)
     run = SimpleNamespace(
         experiment=experiment,
         tokenizer=tokenizer,
@@ -75,7 +76,8 @@ def talk(monkeypatch, tmp_path):
     policy = SimpleNamespace(unstack=lambda params: params)
     monkeypatch.setattr(module, "build_policy", lambda config: policy)
 
-    def talk(*answers):
+    def talk(*answers, system=""):
+        template.system = system
         speaker = Speaker(*answers)
         monkeypatch.setattr(module, "Stream", lambda *args: speaker)
         return Chat(tmp_path), speaker
@@ -90,6 +92,16 @@ def test_messages_go_through_the_template_with_all_that_was_said(talk):
     assert "".join(chat.reply("how?")) == "fine"
     second = "^<user>hi<assistant>hello<user>how?<assistant>"
     assert speaker.read == ["^<user>hi<assistant>", second]
+
+
+def test_a_system_prompt_stays_before_all_messages(talk):
+    chat, speaker = talk("2", "4", system="Check.")
+    for message in ("1 + 1?", "2 + 2?"):
+        list(chat.reply(message))
+    assert speaker.read == [
+        "^<system>Check.<user>1 + 1?<assistant>",
+        "^<system>Check.<user>1 + 1?<assistant>2<user>2 + 2?<assistant>",
+    ]
 
 
 def test_without_room_the_beginning_is_forgotten(talk):
