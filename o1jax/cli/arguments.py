@@ -76,6 +76,12 @@ def eval_arguments(parser: ArgumentParser) -> None:
         "--guide", metavar="GUIDE,...", type=_names, help=f"{GUIDE}; each in turn"
     )
     select_argument(parser)
+    parser.add_argument(
+        "--prm",
+        choices=("champ",),
+        help="judge the run's reward model (--guide, else the last one, else the "
+        "policy's likelihood) on solutions whose first wrong step people marked",
+    )
 
 
 def ask_arguments(parser: ArgumentParser) -> None:

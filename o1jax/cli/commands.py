@@ -61,6 +61,8 @@ def _show(args: Namespace) -> None:
 def _eval(args: Namespace) -> None:
     import o1jax.loop.experiment  # noqa: F401
 
+    if args.prm:
+        return _eval_prm(args)
     if args.search:
         return _eval_search(args)
     _only_with_search(args, "budget", "guide", "select")
@@ -75,6 +77,20 @@ def _eval(args: Namespace) -> None:
         temperature=args.temperature,
     )
     print(evaluation_table(results))
+
+
+def _eval_prm(args: Namespace) -> None:
+    from o1jax.loop.champ import judge_workdir, lines
+
+    for name in ("search", "samples", "temperature", "budget", "select"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"eval: --{name} does not go with --prm")
+    if len(args.guide or ()) > 1:
+        raise ConfigError("eval: --prm judges one --guide at a time")
+    workdir, reward = _workdir(args.workdir), "".join(args.guide or ())
+    said = judge_workdir(workdir, reward=reward, problems=args.problems)
+    print("\n".join(lines(said)))
+    print(f"Scores: {workdir / 'prm' / 'champ.jsonl'}")
 
 
 def _eval_search(args: Namespace) -> None:
@@ -252,7 +268,8 @@ COMMANDS = {
         "measure a trained policy on held-out questions",
         "o1jax eval runs/quickstart --problems 200 --samples 16 --temperature 1\n"
         "  o1jax eval runs/quickstart --search best_of_n,beam --budget 4,16,64\n"
-        "  o1jax eval runs/quickstart --search best_of_n,beam --guide likelihood,prm",
+        "  o1jax eval runs/quickstart --search best_of_n,beam --guide likelihood,prm\n"
+        "  o1jax eval runs/smollm --prm champ --problems 40",
         arguments.eval_arguments,
         _eval,
     ),
