@@ -8,6 +8,7 @@ each device is given its rows and heads by shard_map.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,15 +36,24 @@ def attend_flash(
     scale: float = 0.0,
     cap: float = 0.0,
     window: int | jax.Array = 0,
+    windows: tuple[int, ...] = (),
 ) -> jax.Array | None:
     """attention.attend, of the same arguments, by the kernel; interpreted on CPU.
 
-    None where a window is known only when the program runs (layers with different
-    windows in one scan), or where rows or heads do not divide by the mesh.
+    windows: those of all layers. A window that is known only when the program runs, as
+    in a scan over layers, must be one of them: there is a kernel for each.
+
+    None where rows or heads do not divide by the mesh.
     """
     B, T, K, G, E = q.shape
     if not isinstance(window, int):
-        return None
+        known = sorted(set(windows))
+        more = {"segment": segment, "scale": scale, "cap": cap}
+        kernels = [partial(attend_flash, **more, window=each) for each in known]
+        if jax.eval_shape(kernels[0], q, k, v) is None:
+            return None
+        at = jnp.searchsorted(jnp.asarray(known), window)
+        return jax.lax.switch(at, kernels, q, k, v)
     mesh, free = free_axes(q)
     rows = tuple(axis for axis in free if axis in ROWS)
     heads = tuple(axis for axis in free if axis not in ROWS)

@@ -319,7 +319,8 @@ class _Network:
         if flash is None:
             flash = jax.default_backend() == "tpu" and qkv[0].shape[1] >= LANES
         if flash:
-            out = attend_flash(*qkv, **options, **self.scores)
+            windows = {"windows": self.windows}
+            out = attend_flash(*qkv, **options, **self.scores, **windows)
         return attend(*qkv, **options, **self.scores) if out is None else out
 
     def _layers(self, params: Params, position: jax.Array) -> tuple[Any, OfLayer]:

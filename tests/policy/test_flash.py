@@ -1,5 +1,7 @@
 """The TPU kernel of attention, interpreted, against attention written out."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,14 +98,33 @@ def test_flops_are_at_most_those_of_all_pairs(rows):
 
 
 def test_where_the_kernel_does_not_serve(rows):
-    q, k, v, *_ = rows
-    assert attend_flash(q, k, v, window=jnp.int32(4)) is None
     mesh = build_mesh(MeshConfig(8, 1, 1))
     whole = jax.NamedSharding(mesh, jax.P())
-    of_mesh = [jax.device_put(x, whole) for x in (q, k, v)]
+    of_mesh = [jax.device_put(x, whole) for x in rows[:3]]
     served = []
-    jax.jit(lambda *x: served.append(attend_flash(*x))).eval_shape(*of_mesh)
-    assert served == [None]  # 4 rows for 8 devices
+
+    def ask(*qkv):
+        served.append(attend_flash(*qkv))
+        served.append(attend_flash(*qkv, window=jnp.int32(4), windows=(0, 4)))
+
+    jax.jit(ask).eval_shape(*of_mesh)
+    assert served == [None, None]  # 4 rows for 8 devices
+
+
+def test_layers_with_different_windows(rows, jit):
+    """In a scan over layers the window is a number that the program carries."""
+    q, k, v, segment, _ = rows
+
+    def layer(fn, q, window):
+        return fn(q, k, v, segment=segment, window=window), None
+
+    windows = jnp.array([0, 40], jnp.int32)
+    flash = partial(attend_flash, windows=(0, 40))
+    found, expected = (
+        jit(lambda q, fn=fn: jax.lax.scan(partial(layer, fn), q, windows)[0])(q)
+        for fn in (flash, attend)
+    )
+    close(found, expected)
 
 
 def test_a_policy_that_reads_by_the_kernel(make, jit):
