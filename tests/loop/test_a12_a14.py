@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,13 +12,17 @@ from o1jax.data.behaviours import Behaviours
 from o1jax.data.behaviours.task import PathTemplate
 from o1jax.data.budget import BudgetBatch
 from o1jax.learn.optimizer import OptimizerConfig
+from o1jax.loop.episodes import build_measure, build_sampling
+from o1jax.loop.experience import Questions
 from o1jax.loop.experiment import Experiment
+from o1jax.loop.held_out import HeldOut
 from o1jax.loop.imitate import Imitate
 from o1jax.loop.improve import Improve
 from o1jax.loop.reproduce import a12, a13, a14
 from o1jax.loop.reproduce.a14 import TwoTurns, two_turns
 from o1jax.loop.reproduce.claim import Evidence, Predictions, Tier
 from o1jax.loop.reproduce.taught import Taught, learn_text, taught
+from o1jax.loop.turns import Turns
 from o1jax.loop.workdir import Workdir, write_json
 from o1jax.policy.policy import PolicyConfig
 from o1jax.rollout.decode import SamplerConfig
@@ -63,10 +68,9 @@ def asked(run, count=4):
 
 @pytest.fixture(scope="module")
 def arm(run):
-    """A policy that reads mistakes, then goes through a round of learning."""
-    stage = Improve(rounds=1, questions=2, samples=4, optimizer=FAST)
+    """A policy that reads mistakes. What stages behind it do: test_a7_a10.py."""
     text = replace(PLAIN, correction=0.5)
-    method = Taught(text=text, stages=(stage,), samples=4, room=14, harder=PLAIN)
+    method = Taught(text=text, samples=4, room=14, harder=PLAIN)
     params = run.current_params()
     return method, taught(run, params, jax.random.key(1), asked(run), method)
 
@@ -75,7 +79,7 @@ def test_an_arm_reads_its_own_text(run, arm):
     method, found = arm
     facts = found.facts
     assert facts["read"] == READ and facts["steps"] < STAGE.steps
-    assert facts["text_flops"] > 0 and facts["updates"] == 1
+    assert facts["text_flops"] > 0 and facts["updates"] == 0
     assert found.samples.tolist() == [4] * 4
     for name in ("greedy", "words", "harder", "harder_right"):
         assert len(found.extra[name]) == 4
@@ -120,6 +124,23 @@ def test_two_attempts_are_counted(run):
     np.testing.assert_array_equal(found.right, first + mended - spoilt)
     assert np.all(same <= 4) and len(same) == 4
     assert found.facts["updates"] == 0
+
+
+def test_held_out_second_attempts_are_metered(run, monkeypatch):
+    """What the texts of the second attempts show, whoever wrote them."""
+    task = run.experiment.task
+    stage = Improve(questions=2, samples=4, turns=Turns())
+    episodes = build_sampling(run, Questions(run, 1, task), task, stage)
+    back = SimpleNamespace(
+        texts=[["<work> a = 1 ; <back> ;", "a = 1 ;"]] * 4,
+        grades=np.zeros((4, 2)),
+        tokens=np.full((4, 2), 5),
+    )
+    plain = SimpleNamespace(grades=np.ones((4, 2)))
+    monkeypatch.setattr(episodes, "attempts", lambda *_, **__: (plain, back))
+    found = build_measure(run, HeldOut(problems=4, samples=2), task, episodes)({})
+    assert found["text_correction"] == [0.5] and found["text_completion"] == [0.5]
+    assert found["delta"][0] == -1 and found["length"] == 5
 
 
 def evidence(arms):
