@@ -48,8 +48,8 @@ def attend_flash(
     B, T, K, G, E = q.shape
     if not isinstance(window, int):
         known = sorted(set(windows))
-        more = {"segment": segment, "scale": scale, "cap": cap}
-        kernels = [partial(attend_flash, **more, window=each) for each in known]
+        same = {"segment": segment, "scale": scale, "cap": cap}
+        kernels = [partial(attend_flash, **same, window=each) for each in known]
         if jax.eval_shape(kernels[0], q, k, v) is None:
             return None
         at = jnp.searchsorted(jnp.asarray(known), window)
@@ -60,33 +60,33 @@ def attend_flash(
     shards = lambda axes: math.prod(mesh.shape[axis] for axis in axes)
     if B % shards(rows) or K % shards(heads):
         return None
-    segment = jnp.zeros((B, T), jnp.int32) if segment is None else segment
+    more = () if segment is None else (segment,)
     q = (q.astype(jnp.float32) * (scale or E**-0.5)).astype(q.dtype)
     room = -T % LANES  # behind all others, so that no token sees the padding
     pad = lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2))
 
     def on_device(
-        q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array
+        q: jax.Array, k: jax.Array, v: jax.Array, *segment: jax.Array
     ) -> jax.Array:
         head_first = lambda x: pad(x).swapaxes(1, 2)
         q, k, v = head_first(q.reshape(*q.shape[:2], -1, E)), *map(head_first, (k, v))
         kernel = _kernel(q.shape[1], T + room, cap, window)
-        segment = pad(segment)
-        out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(segment, segment))
+        ids = [splash.SegmentIds(pad(x), pad(x)) for x in segment]
+        out = jax.vmap(kernel)(q, k, v, *ids)
         return out.swapaxes(1, 2)[:, :T].reshape(-1, T, k.shape[1], G, E)
 
     if not free:
-        return on_device(q, k, v, segment)
+        return on_device(q, k, v, *more)
     of_rows = rows or None
     cut = P(of_rows, None, heads or None)
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(cut, cut, cut, P(of_rows)),
+        in_specs=(cut, cut, cut, *(P(of_rows) for _ in more)),
         out_specs=cut,
         axis_names=set(free),
         check_vma=False,  # pallas_call does not say over which axes its output varies
-    )(q, k, v, segment)
+    )(q, k, v, *more)
 
 
 def _kernel(
