@@ -87,8 +87,8 @@ class TreeText:
         return text and text.as_example()
 
     def within(self, folder: Path) -> "TreeText":
-        """The same, of a run in `folder`, where the file is if it is not here."""
-        return self if Path(self.path).exists() else _placed(self, folder)
+        """The same, of a run in `folder`, whose own file comes before one elsewhere."""
+        return _placed(self, folder) if (folder / self.path).exists() else self
 
     @property
     def name(self) -> str:
