@@ -1,5 +1,6 @@
 """Compiled by libtpu itself; collected only where it is (conftest.py)."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -37,6 +38,9 @@ def test_a_step_that_fits_and_one_that_does_not(tmp_path):
     (report,) = json.loads(out.read_text())["experiments"][0]["reports"]
     assert report["fits"] and set(report["sent"]) >= {"data", "fsdp"}
     assert not report["from_cache"]
+    (kept,) = tmp_path.glob("*.json.gz")
+    text = json.loads(gzip.decompress(kept.read_bytes()))["text"]
+    assert "splash_mha_fwd" in text and "splash_mha_dkv" in text  # policy/flash.py
     assert run().returncode == 0
     assert json.loads(out.read_text())["experiments"][0]["reports"][0]["from_cache"]
     large = run("--set", "PolicyConfig.vocab=50000000")
