@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from o1jax.config import configurable
-from o1jax.data.jsonl import read_jsonl
+from o1jax.data.jsonl import example_of, read_jsonl
 from o1jax.tasks.task import SPLITS, Example, Task, split_of
 
 ENDLESS = sys.maxsize  # len() of a source without an end
@@ -115,7 +115,9 @@ class DatasetConfig:
     text, so a duplicate never crosses over. With another path, each holds its split.
     """
 
-    path: str  # a .jsonl file of questions, or a folder of .txt and .md documents
+    # A .jsonl file of questions (data/jsonl.py says of what shapes); a dataset that
+    # tensorflow_datasets wrote, of the same shapes; or a folder of .txt and .md files.
+    path: str
     valid_path: str = ""
     test_path: str = ""
 
@@ -133,7 +135,11 @@ def prepare(config: DatasetConfig, cache: str | Path) -> Path:
     directory = Path(cache) / f"records-{_fingerprint(files)}"
     if directory.exists():
         return directory
-    if paths["train"].is_dir():
+    if is_prepared(paths["train"]):
+        examples = read_questions(config)
+        splits = {k: map(_example_record, chosen) for k, chosen in examples.items()}
+        features = _example_features
+    elif paths["train"].is_dir():
         documents = _assign(files, _read_text)
         splits = {
             split: ({"text": _read_text(file)} for file in chosen)
@@ -154,6 +160,66 @@ def prepare(config: DatasetConfig, cache: str | Path) -> Path:
     return directory
 
 
+def read_questions(config: DatasetConfig) -> dict[str, list[Example]]:
+    """All questions by split. What valid or test asks too is left out of train.
+
+    A prepared dataset has its own splits (`validation` is valid); where it has no other
+    than train, they are made as of one file.
+    """
+    paths = dict(zip(SPLITS, (config.path, config.valid_path, config.test_path)))
+    paths = {split: Path(path) for split, path in paths.items() if path}
+    if is_prepared(paths["train"]):
+        given = _read_prepared(paths["train"])
+    else:
+        given = {split: read_jsonl(path) for split, path in paths.items()}
+    splits = _assign(given, lambda example: example.question)
+    held_out = {e.question for k in ("valid", "test") for e in splits.get(k, ())}
+    train = [e for e in splits.get("train", ()) if e.question not in held_out]
+    return splits | {"train": train}
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether tensorflow_datasets wrote the folder."""
+    return (path / "dataset_info.json").is_file()
+
+
+def _read_prepared(path: Path) -> dict[str, list[Example]]:
+    """Its examples by split; ValueError names the split and number of a bad record."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(path)
+    if builder.info.file_format.value != "array_record":
+        raise ValueError(
+            f"{path} is written as {builder.info.file_format.value}: prepare it with "
+            "file_format='array_record', which is read without TensorFlow"
+        )
+    splits = {}
+    for name in builder.info.splits:
+        examples = splits.setdefault({"validation": "valid"}.get(name, name), [])
+        for i, record in enumerate(builder.as_data_source(split=name)):
+            try:
+                examples.append(example_of(_decoded(record)))
+            except ValueError as error:
+                raise ValueError(f"{path}, {name} record {i}: {error}") from error
+    if unknown := [name for name in splits if name not in SPLITS]:
+        raise ValueError(f"{path}: unknown split {unknown[0]!r}")
+    return splits
+
+
+def _decoded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Bytes as text, arrays as lists, numbers as Python's."""
+
+    def decoded(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, np.ndarray | np.generic):
+            value = value.tolist()
+            return [decoded(x) for x in value] if isinstance(value, list) else value
+        return [decoded(x) for x in value] if isinstance(value, list) else value
+
+    return {name: decoded(value) for name, value in record.items()}
+
+
 def _assign(given: Mapping[str, list], text: Callable[[Any], str]) -> dict[str, list]:
     """Items by split: as given if several are, else by a hash of the text."""
     if len(given) > 1:
@@ -169,6 +235,8 @@ def _files(path: Path) -> list[Path]:
         raise ValueError(f"no such file or folder: {path}")
     if not path.is_dir():
         return [path]
+    if is_prepared(path):
+        return [f for f in sorted(path.iterdir()) if f.is_file()]
     files = [f for f in sorted(path.rglob("*")) if f.suffix in TEXT_SUFFIXES]
     files = [f for f in files if f.is_file() and f.stat().st_size]
     if not files:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,42 @@ def test_a_malformed_line_is_named(tmp_path, line, reason: str) -> None:
 def test_a_file_without_questions_is_an_error(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"c.jsonl: no questions"):
         read_jsonl(_write(tmp_path / "c.jsonl", b"", b"  "))
+
+
+def test_the_shape_of_math(tmp_path) -> None:
+    solution = (
+        "We add. Then $2.5 + 1$ is\n\\[\n3.5. \n\\]\nSo $x = \\boxed{\\frac{7}{2}}$."
+    )
+    file = _write(
+        tmp_path / "m.jsonl",
+        {"problem": "x?", "solution": solution, "level": "Level 4", "type": "Algebra"},
+        {"problem": "y?", "solution": "It is two.", "answer": "2", "level": "Level ?"},
+    )
+    steps = (
+        "We add.",
+        "Then $2.5 + 1$ is",
+        "\\[ 3.5. \\]",
+        "So $x = \\boxed{\\frac{7}{2}}$.",
+    )
+    assert read_jsonl(file) == [
+        Example("x?", steps, "\\frac{7}{2}", 4),
+        Example("y?", ("It is two.",), "2", 1),
+    ]
+    for record, reason in (
+        (
+            {"problem": "x?", "solution": "7"},
+            r"m.jsonl:1: no .boxed\{\} with an answer",
+        ),
+        ({"problem": "x?", "solution": "\\boxed{ }"}, r"no .boxed\{\} with an answer"),
+        ({"problem": "x?"}, 'no "solution"; the fields are'),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            read_jsonl(_write(file, record))
+
+
+def test_the_samples_of_both_shapes_are_read() -> None:
+    samples = Path(__file__).parents[2] / "experiments" / "data"
+    competition = read_jsonl(samples / "competition.jsonl")
+    assert {example.difficulty for example in competition} == {1, 2, 3, 4, 5}
+    assert all("\n" not in step for e in competition for step in e.steps)
+    assert len(read_jsonl(samples / "wordproblems.jsonl")) == 240
