@@ -14,6 +14,7 @@ from o1jax.loop.reproduce import (
     a10,
     a11,
     a11_training,
+    a16,
 )
 from o1jax.loop.reproduce.claim import Claim
 
@@ -32,6 +33,7 @@ CLAIMS: dict[str, Claim] = {
         a10.CLAIM,
         a11.CLAIM,
         a11_training.CLAIM,
+        a16.CLAIM,
     )
 }
 
