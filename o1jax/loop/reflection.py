@@ -54,6 +54,7 @@ class Reflect:
 class Judged(NamedTuple):
     """A drawn step, what the oracle says, and what the policy's check said."""
 
+    place: int  # 0: the first of an answer
     alive: bool  # all steps before it are right
     right: bool  # and so is it
     accepted: bool  # by the check, heeded or not
@@ -223,7 +224,7 @@ class Reflection:
     def _move(self, walk: _Walk, step: Step, *, accepted: bool) -> None:
         config, alive = self._config, walk.alive[-1]
         right = self._right(walk, step)
-        walk.judged.append(Judged(alive, right, accepted))
+        walk.judged.append(Judged(len(walk.kept), alive, right, accepted))
         if accepted or not config.heed:
             walk.take(step, right)
             return
@@ -245,6 +246,18 @@ class Reflection:
         """Whether a step may follow what is kept, all of which is right."""
         steps = [*walk.kept, step.text]
         return walk.alive[-1] and self._task.state_value(walk.example, steps) > 0
+
+
+def rates_by_step(judged: Sequence[Sequence[Judged]], steps: int) -> list[Rates]:
+    """Of each of the first steps; pooled where one lacks right steps or wrong ones."""
+    found = []
+    for place in range(steps):
+        here = [[one for one in walk if one.place == place] for walk in judged]
+        try:
+            found.append(measured_rates(here))
+        except ValueError:
+            found.append(measured_rates(judged))
+    return found
 
 
 def measured_rates(judged: Sequence[Sequence[Judged]]) -> Rates:

@@ -2,11 +2,13 @@
 
 In: the chance that a drawn step is right, and the rates at which a check accepts wrong
 steps and rejects right ones. Out: the chance of a right answer and the steps drawn for
-it, for plain drawing, reflective retry and trace-back. After Yu et al. 2025, arXiv
-2510.12157; simplified: one rate for all problems, draws and checks independent.
+it, for plain drawing, reflective retry and trace-back. Rates are those of every step or
+a sequence, one a step. After Yu et al. 2025, arXiv 2510.12157; simplified: one rate for
+all problems, draws and checks independent.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,22 +69,34 @@ class Expected(NamedTuple):
     draws: float  # expected number of steps drawn, those thrown away included
 
 
-def plain(rates: Rates, steps: int) -> Expected:
+def plain(rates: Rates | Sequence[Rates], steps: int) -> Expected:
     """No check: right mu^n of the time."""
-    return Expected(rates.right**steps, 1.0, float(steps))
+    right = math.prod(one.right for one in _each(rates, steps))
+    return Expected(right, 1.0, float(steps))
 
 
-def retry(rates: Rates, steps: int, attempts: int = UNBOUNDED) -> Expected:
+def _each(rates: Rates | Sequence[Rates], steps: int) -> Sequence[Rates]:
+    """Of each step. ValueError if there are too few."""
+    if isinstance(rates, Rates):
+        return [rates] * steps
+    if len(rates) < steps:
+        raise ValueError(f"rates of {len(rates)} steps for {steps}")
+    return rates[:steps]
+
+
+def retry(
+    rates: Rates | Sequence[Rates], steps: int, attempts: int = UNBOUNDED
+) -> Expected:
     """A rejected step is drawn again in the same place, `attempts` times at most.
 
     If all were rejected the walk goes on with the first of them: so one attempt is
     plain drawing. Without a bound it is right alpha^n of the time, alpha the chance
     that an accepted step is right, and draws 1 / (chance to accept) steps for each.
     """
-    ahead, count = _settled(rates, rates.accepts, attempts)
-    behind = _attempts(rates.accepts_behind, attempts)
     alive, draws = 1.0, 0.0
-    for _ in range(steps):
+    for own in _each(rates, steps):
+        ahead, count = _settled(own, own.accepts, attempts)
+        behind = _attempts(own.accepts_behind, attempts)
         draws += alive * count + (1 - alive) * behind if alive < 1 else count
         alive *= ahead
     return Expected(alive, 1.0 if math.isfinite(draws) else 0.0, draws)
@@ -106,7 +120,7 @@ def _settled(rates: Rates, accepts: float, attempts: int) -> tuple[float, float]
     return accepted + none * first, count
 
 
-def trace_back(rates: Rates, steps: int, attempts: int) -> Expected:
+def trace_back(rates: Rates | Sequence[Rates], steps: int, attempts: int) -> Expected:
     """Where `attempts` draws have failed the walk goes back, and that step has failed.
 
     A draw fails if it is rejected or if the walk comes back from it. With d steps to
@@ -122,15 +136,15 @@ def trace_back(rates: Rates, steps: int, attempts: int) -> Expected:
     """
     if attempts < 1:
         raise ValueError("attempts must be at least 1")
-    up = rates.right * (1 - rates.false_reject)
-    slip = (1 - rates.right) * rates.false_accept
     right, wrong, behind = 1.0, 0.0, 1.0
     draws, draws_behind = 0.0, 0.0
-    for _ in range(steps):
+    for own in reversed(_each(rates, steps)):  # from the last step to the first
+        up = own.right * (1 - own.false_reject)
+        slip = (1 - own.right) * own.false_accept
         p, q = up * right, up * wrong + slip * behind
-        v = rates.accepts_behind * behind
+        v = own.accepts_behind * behind
         cost = 1 + up * draws + slip * draws_behind
-        cost_behind = 1 + rates.accepts_behind * draws_behind
+        cost_behind = 1 + own.accepts_behind * draws_behind
         made, made_behind = _attempts(p + q, attempts), _attempts(v, attempts)
         right, wrong = p * made, q * made
         behind = v * made_behind

@@ -94,7 +94,7 @@ def verification(rates, right=None, spent=None):
     """Three seeds of problems of three steps, right and priced as expected."""
     arms = {}
     for arm in v.HOW:
-        said = v.expected(rates, arm, 3)
+        said = v.expected([rates] * 3, arm, 3)
         share = (right or {}).get(arm, said.right)
         draws = (spent or {}).get(arm, said.draws)
         samples = 1000
@@ -107,7 +107,7 @@ def verification(rates, right=None, spent=None):
                     "draws": [round(samples * draws)] * PROBLEMS,
                     "steps": [3] * PROBLEMS,
                 },
-                facts={"rates": vars(rates)},
+                facts={"rates": vars(rates), "by_step": [vars(rates)] * 3},
             )
         ] * 3
     return Evidence(Tier("x.gin", (), PROBLEMS), (0, 1, 2), [], arms)
@@ -187,7 +187,7 @@ def told(run, params, key, examples, method):
 def test_a13v_runs_its_arm(run, monkeypatch):
     """Columns a problem, and rates as the meter of walks has them."""
     task = run.experiment.task
-    walk = [Judged(True, True, True), Judged(True, False, False)]
+    walk = [Judged(0, True, True, True), Judged(0, True, False, False)]
     found = SimpleNamespace(
         right=np.array([True, False, True, True]),
         answered=np.array([True, False, True, True]),
@@ -202,4 +202,5 @@ def test_a13v_runs_its_arm(run, monkeypatch):
     assert got.right.tolist() == [1, 2] and got.samples.tolist() == [2, 2]
     assert got.extra == {"answered": [1, 2], "draws": [7, 4], "steps": [2, 2]}
     assert got.facts["rates"]["right"] == pytest.approx(0.5)
+    assert len(got.facts["by_step"]) == v.MOST
     json.dumps(got.facts)

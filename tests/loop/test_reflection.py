@@ -9,7 +9,13 @@ import pytest
 
 from o1jax.loop.experiment import Experiment
 from o1jax.loop.imitate import Imitate
-from o1jax.loop.reflection import Judged, Reflect, Reflection, measured_rates
+from o1jax.loop.reflection import (
+    Judged,
+    Reflect,
+    Reflection,
+    measured_rates,
+    rates_by_step,
+)
 from o1jax.loop.self_evaluation import SelfEvaluation
 from o1jax.loop.self_verification import Rates, plain, retry, trace_back
 from o1jax.loop.workdir import Workdir
@@ -132,14 +138,17 @@ def test_a_policy_checks_itself(run):
 
 def test_rates_by_hand():
     walk = [
-        Judged(True, True, True),
-        Judged(True, False, True),
-        Judged(False, False, False),
-        Judged(False, False, True),
+        Judged(0, True, True, True),
+        Judged(1, True, False, True),
+        Judged(2, False, False, False),
+        Judged(2, False, False, True),
     ]
-    other = [Judged(True, True, False), Judged(True, True, True)]
+    other = [Judged(0, True, True, False), Judged(1, True, True, True)]
     rates = measured_rates([walk, other])
     assert rates == Rates(0.75, 1.0, 1 / 3, accept_behind=0.5)
+    # Of first steps none is wrong, so they have the rates of all; third ones as well.
+    second = Rates(0.5, 1.0, 0.0)
+    assert rates_by_step([walk, other], 3) == [rates, second, rates]
     with pytest.raises(ValueError, match="all drawn steps are right"):
         measured_rates([other])
 

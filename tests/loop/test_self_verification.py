@@ -59,6 +59,20 @@ def test_a_perfect_check_is_always_right_at_a_price():
     assert trace_back(none, 2, 3) == pytest.approx((0, 0, 3))
 
 
+def test_steps_may_have_rates_of_their_own():
+    two = [RATES, Rates(0.5, 0.0, 0.5)]
+    assert plain(two, 2).right == pytest.approx(0.3)
+    # Behind a right first step (5/6) 1 / 0.25 draws, all that is accepted is right;
+    # behind a wrong one nothing is accepted.
+    assert retry(two, 1) == retry(RATES, 1)
+    assert retry(two, 2).right == pytest.approx(5 / 6)
+    # One attempt at each: 0.5 * 0.25 right; at a wrong first step it ends in nothing.
+    assert trace_back(two, 2, 1) == pytest.approx((0.125, 0.125, 1.6))
+    assert trace_back([BEHIND] * 4, 4, 2) == trace_back(BEHIND, 4, 2)
+    with pytest.raises(ValueError, match="rates of 2 steps for 3"):
+        plain(two, 3)
+
+
 def walk(rng, rates, steps, attempts, back):
     """(right, answered, draws) of one walk, written as it goes."""
     draws = 0

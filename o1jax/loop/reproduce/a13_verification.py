@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from o1jax.data.behaviours.marks import CHECK, RIGHT
-from o1jax.loop.reflection import Reflect, Reflection, measured_rates
+from o1jax.loop.reflection import Reflect, Reflection, measured_rates, rates_by_step
 from o1jax.loop.reproduce.claim import (
     Arm,
     Check,
@@ -39,7 +39,7 @@ from o1jax.statistics import bootstrap_interval, paired_bootstrap
 from o1jax.tasks.task import Example, Task
 from o1jax.types import Params
 
-MOST = 9  # steps of an answer; one that needs more is wrong
+MOST = 6  # steps of an answer; one that needs more is wrong
 SAMPLES = 8
 ATTEMPTS = 3
 PLAIN, RETRY, FEW, BACK = "plain", "retry", f"retry-{ATTEMPTS}", f"back-{ATTEMPTS}"
@@ -73,7 +73,7 @@ def verified(
 ) -> Predictions:
     """Columns: `answered`, `draws` (of all samples) and `steps` that an answer needs.
 
-    Facts: `rates` of the policy and its checks by the oracle.
+    Facts: `rates` of the policy and its checks by the oracle, and those `by_step`.
     """
     task = method.task or run.experiment.task
     reflection = Reflection(run, examples, task, method.reflect, steps=MOST)
@@ -88,9 +88,12 @@ def verified(
         extra={
             "answered": each(found.answered.astype(int)).tolist(),
             "draws": each(found.draws).tolist(),
-            "steps": [example.difficulty for example in examples],
+            "steps": [len(task.parse(e.question).steps) for e in examples],
         },
-        facts={"rates": vars(measured_rates(found.judged))},
+        facts={
+            "rates": vars(measured_rates(found.judged)),
+            "by_step": [vars(one) for one in rates_by_step(found.judged, MOST)],
+        },
     )
 
 
@@ -106,7 +109,7 @@ def rates_of(evidence: Evidence, seed: int) -> Rates:
     return Rates(**evidence.arms[PLAIN][seed].facts["rates"])
 
 
-def expected(rates: Rates, arm: str, steps: int) -> Expected:
+def expected(rates: Sequence[Rates], arm: str, steps: int) -> Expected:
     if arm == PLAIN:
         return plain(rates, steps)
     if arm == BACK:
@@ -116,11 +119,10 @@ def expected(rates: Rates, arm: str, steps: int) -> Expected:
 
 def foreseen(evidence: Evidence, arm: str) -> tuple[np.ndarray, np.ndarray]:
     """f64[S, P] each: accuracy and draws that follow from the measured rates."""
-    steps = evidence.column(arm, "steps")
-    found = [
-        [expected(rates_of(evidence, s), arm, int(n)) for n in row]
-        for s, row in enumerate(steps)
-    ]
+    found = []
+    for one, steps in zip(evidence.arms[PLAIN], evidence.column(arm, "steps")):
+        rates = [Rates(**own) for own in one.facts["by_step"]]
+        found.append([expected(rates, arm, int(n)) for n in steps])
     return (
         np.array([[one.right for one in row] for row in found]),
         np.array([[one.draws for one in row] for row in found]),
@@ -216,7 +218,7 @@ def _table(evidence: Evidence) -> dict[str, Any]:
         "text": f"{PLAIN}: no check is heeded. {RETRY}: after a rejected step another "
         f"is drawn. {FEW}: {ATTEMPTS} draws at most, then on with the first. {BACK}: "
         f"after {ATTEMPTS} back to the step before. The expectation takes the rates of "
-        "plain answers, one for all steps of all problems, and checks that do not "
+        "plain answers, step by step but one for all problems, and checks that do not "
         "repeat themselves; a policy's own check says the same of the same step.",
         "table": {
             "columns": [
@@ -242,12 +244,17 @@ def _table(evidence: Evidence) -> dict[str, Any]:
 
 def _rates(evidence: Evidence) -> dict[str, Any]:
     rows = []
-    for seed, rates in zip(evidence.seeds, _seeds(evidence)):
-        known = vars(rates)
-        total = rates.false_accept + rates.false_reject
-        rows.append([seed, *known.values(), total, rates.right_accepted])
-    columns = ["seed", "step right", "false accepts", "false rejects"]
-    columns += ["accepted behind a wrong step", "sum of both", "accepted step right"]
+    for seed, one in zip(evidence.seeds, evidence.arms[PLAIN]):
+        needed = max(one.extra["steps"])
+        kinds = [("all", one.facts["rates"])]
+        kinds += [(str(i + 1), r) for i, r in enumerate(one.facts["by_step"][:needed])]
+        for name, known in kinds:
+            rates = Rates(**known)
+            total = rates.false_accept + rates.false_reject
+            kept = rates.right_accepted if rates.accepts else None
+            rows.append([seed, name, *known.values(), total, kept])
+    columns = ["seed", "step", "right", "false accepts", "false rejects"]
+    columns += ["accepted behind a wrong step", "sum of both", "right if accepted"]
     return {
         "name": "The policy's own checks",
         "text": "Against the oracle, of plain answers.",
@@ -264,7 +271,9 @@ CLAIM = Claim(
     "of the policy's own verifier sum to less than 1; so it helps models of 4 and 16 "
     "million parameters in multiplication, and not always one of a million.",
     tiers={
-        "nano": Tier(experiment="claims/graph5-checks.gin", arms=_arms(), problems=200),
+        "nano": Tier(
+            experiment="claims/countdown4-checks.gin", arms=_arms(), problems=200
+        ),
     },
     analyse=analyse,
 )
