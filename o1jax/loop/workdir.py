@@ -40,6 +40,7 @@ from o1jax.reward.versions import Weights
 from o1jax.tasks.task import Task
 from o1jax.types import Params
 
+TEXTS = 512  # questions of a task in words that a tokenizer is trained on
 # Kinds of stages that leave parameters of their own.
 TRAINS_POLICY = ("imitate", "improve", "pretrained")
 
@@ -251,10 +252,16 @@ class Workdir:
         return shard(restored, TRANSFORMER_RULES, self.mesh)
 
     def _texts(self) -> Sequence[str]:
-        """The training text of the stages that bring their own data."""
+        """The training text of the stages' own data, and of tasks in words."""
         if self.experiment.tokenizer.kind != "text":
             return ()
-        texts = []
+        texts, template = [], self.experiment.template
+        for task in dict.fromkeys(self.tasks()):
+            if not task.symbols():
+                for i in range(TEXTS):
+                    example = task.example(self.experiment.seed, "train", i)
+                    texts.append(template.prompt(example.question))
+                    texts.append(template.response(example))
         for stage in self.experiment.stages:
             if (dataset := getattr(stage, "dataset", None)) is None:
                 continue
@@ -263,7 +270,6 @@ class Workdir:
                 if isinstance(record, str):
                     texts.append(record)
                 else:
-                    template = self.experiment.template
                     texts.append(template.prompt(record.question))
                     texts.append(template.response(record))
         if not texts:

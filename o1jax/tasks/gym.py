@@ -48,6 +48,10 @@ class Gym:
         for name in names:
             if name in ("seed", "size") or names.count(name) > 1:
                 raise ValueError(f"options: {name!r} is set elsewhere, or twice")
+        try:
+            hash(self.options)
+        except TypeError:
+            raise ValueError("options: a value is a list, write a tuple") from None
 
     @property
     def name(self) -> str:

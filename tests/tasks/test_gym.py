@@ -133,3 +133,5 @@ def test_knobs_are_checked():
         Gym(threshold=0)
     with pytest.raises(ValueError, match="options: 'seed' is set elsewhere"):
         Gym(options=(("seed", 4),))
+    with pytest.raises(ValueError, match="options: a value is a list, write a tuple"):
+        Gym(options=(("operators", ["+", "-"]),))
