@@ -44,7 +44,7 @@ class Taught:
     harder: Task | None = None  # whose test problems are asked too, as many
 
 
-class Learned(NamedTuple):
+class Read(NamedTuple):
     """What reading a text came to."""
 
     params: Params
@@ -72,7 +72,7 @@ def taught(
         about = json.loads((run.path / "results.json").read_text())
         known = {row["kind"]: row["flops"] for row in about["ledger"]}
         steps = about["stages"][stage.name]["steps"]
-        read = Learned(params, _budget(stage, steps), steps, known["train"])
+        read = Read(params, _budget(stage, steps), steps, known["train"])
     else:
         read = learn_text(run, replace(stage, task=method.text))
     params, facts = improved(run, read.params, method.stages)
@@ -106,7 +106,7 @@ def taught(
     )
 
 
-def learn_text(run: Workdir, stage: Imitate) -> Learned:
+def learn_text(run: Workdir, stage: Imitate) -> Read:
     """A policy of fresh parameters that has learned the stage's text, or learns it now.
 
     It shares the run's tokenizer, so the tasks of the run must know the same words.
@@ -122,7 +122,7 @@ def learn_text(run: Workdir, stage: Imitate) -> Learned:
     (record,) = own.records
     flops = own.ledger.total()["flops"]
     tokens = _budget(stage, record.steps)
-    return Learned(own.newest_params(), tokens, record.steps, flops)
+    return Read(own.newest_params(), tokens, record.steps, flops)
 
 
 def _budget(stage: Imitate, steps: int) -> int:
