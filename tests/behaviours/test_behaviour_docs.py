@@ -11,6 +11,19 @@ from o1jax.tasks import Chain, Countdown
 TEXT = (Path(__file__).parents[2] / "docs" / "behaviours.md").read_text()
 
 
+def assert_the_comments_are_true(block, names):
+    """`call  # Expected(right=0.240, draws=4.0)`: those numbers, as far as written."""
+    told = re.findall(r"^(.+?)  # (.*)$", block, re.M)
+    assert len(told) == 4
+    for call, comment in told:
+        found = eval(call, names)
+        if isinstance(found, bool):
+            assert comment.startswith(str(found))
+        for name, digits in re.findall(r"(right|answered|draws)=([0-9.]+)", comment):
+            places = len(digits.partition(".")[2])
+            assert f"{getattr(found, name):.{places}f}" == digits.rstrip("."), call
+
+
 def test_the_docs_of_texts_are_true():
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     names = [{} for _ in blocks]
@@ -18,11 +31,12 @@ def test_the_docs_of_texts_are_true():
         *before, last = re.sub(r"\n#.*", "", block.strip()).split("\n")
         exec(compile("\n".join(before), "behaviours.md", "exec"), own)
         own["last"] = eval(last, own)
-    behaviours, search, tree = names
+    behaviours, checks, search, tree = names
     assert behaviours["task"].grade(behaviours["example"], behaviours["text"]) == 1
     assert behaviours["last"] == 1
+    assert_the_comments_are_true(blocks[1], checks)
     assert search["last"].sound
-    assert f"# {tree['last']}\n" in blocks[2]
+    assert f"# {tree['last']}\n" in blocks[3]
     about_chain, about_countdown = (
         " ".join(text.split()) for text in re.findall(r"```\n(<.*?)```", TEXT, re.S)
     )
