@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from o1jax.learn.losses import next_token_loss
-from o1jax.policy.policy import Policy, read_rows
+from o1jax.policy.functions import Policy, read_rows
 from o1jax.types import Params, TokenBatch
 
 Batch = Any  # a pytree of arrays whose first axis is rows

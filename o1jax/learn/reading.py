@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from o1jax.policy.policy import Policy, read_rows
+from o1jax.policy.functions import Policy, read_rows
 from o1jax.types import Params
 
 # logits f32[..., V] -> log-probs f32[..., V] of what the sampler draws from, such as

@@ -14,7 +14,7 @@ outside policy/ sees a module. Layers are stacked [L, ...] in the parameters.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import chex
 import jax
@@ -38,12 +38,12 @@ from o1jax.policy.config import PolicyConfig
 from o1jax.policy.context import Context, attend_contexts
 from o1jax.policy.family import Family
 from o1jax.policy.flash import LANES, attend_flash
+from o1jax.policy.functions import Pages, Policy
 from o1jax.policy.heads import ScalarHead, Unembed
 from o1jax.policy.int8 import restored
 from o1jax.policy.transformer import Block, Embed, RMSNorm
 from o1jax.types import KVCache, Params, PolicyOutput
 
-Pages = tuple[jax.Array, ...]  # L x [B, K, T, E], keys or values of new tokens
 OfLayer = Callable[[Any], tuple[Params, Rotation, int | jax.Array]]
 
 REMAT = {
@@ -51,69 +51,6 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-class Init(Protocol):
-    def __call__(self, key: jax.Array) -> Params: ...
-
-
-class Forward(Protocol):
-    def __call__(
-        self,
-        params: Params,
-        tokens: jax.Array,
-        *,
-        position: jax.Array | None = None,
-        segment: jax.Array | None = None,
-    ) -> PolicyOutput: ...
-
-
-class Start(Protocol):
-    def __call__(
-        self, params: Params, tokens: jax.Array, length: jax.Array, *, capacity: int
-    ) -> tuple[PolicyOutput, KVCache]: ...
-
-
-class Step(Protocol):
-    def __call__(
-        self, params: Params, cache: KVCache, token: jax.Array
-    ) -> tuple[PolicyOutput, KVCache]: ...
-
-
-class Extend(Protocol):
-    def __call__(
-        self,
-        params: Params,
-        tokens: jax.Array,
-        position: jax.Array,
-        contexts: Sequence[Context],
-        *,
-        at: jax.Array,
-    ) -> tuple[PolicyOutput, Pages, Pages]: ...
-
-
-class Read(Protocol):
-    def __call__(
-        self,
-        params: Params,
-        tokens: jax.Array,
-        reader: Reader,
-        *,
-        position: jax.Array | None = None,
-        segment: jax.Array | None = None,
-    ) -> tuple[Any, jax.Array]: ...
-
-
-class Policy(NamedTuple):
-    """Pure functions; build one with `build_policy`."""
-
-    init: Init
-    unstack: Callable[[Params], Params]
-    forward: Forward
-    start: Start
-    step: Step
-    extend: Extend | None = None  # only a search needs it
-    read: Read | None = None  # where logits are not made all at once
 
 
 def build_policy(config: PolicyConfig, *, process_heads: int = 1) -> Policy:
@@ -127,25 +64,6 @@ def build_policy(config: PolicyConfig, *, process_heads: int = 1) -> Policy:
     net = _Network(config, process_heads)
     own = (net.init, net.unstack, net.forward, net.start, net.step, net.extend)
     return Policy(*own, net.read if config.logit_chunk else None)
-
-
-def read_rows(
-    policy: Policy,
-    params: Params,
-    tokens: jax.Array,
-    reader: Reader,
-    *,
-    position: jax.Array | None = None,
-    segment: jax.Array | None = None,
-) -> tuple[Any, jax.Array]:
-    """(what `reader` finds in the logits of rows i32[B, T] and the tokens, values).
-
-    By chunks of positions if PolicyConfig.logit_chunk says so: the same numbers.
-    """
-    if policy.read is not None:
-        return policy.read(params, tokens, reader, position=position, segment=segment)
-    output = policy.forward(params, tokens, position=position, segment=segment)
-    return reader(output.logits, tokens), output.value
 
 
 class _Network:
