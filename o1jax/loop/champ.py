@@ -22,7 +22,7 @@ from o1jax.loop.metrics import progress
 from o1jax.loop.workdir import Workdir, write_json, write_jsonl
 from o1jax.models.steps import split_text, step_ends
 from o1jax.parallel.hosts import fetch
-from o1jax.reward.metrics import judge
+from o1jax.reward.metrics import judge, step_auc
 from o1jax.reward.model import RewardModel, RewardModelConfig, build_reward_model
 from o1jax.types import Params, StepLabels
 
@@ -59,7 +59,7 @@ def judge_run(
     rows, kept = _rows(run, solutions)
     probability = _probability(model, params, rows, run.policy_config.vocab)
     judged = judge(probability, rows, resamples=RESAMPLES)
-    judged = jax.tree.map(lambda x: None if math.isnan(x) else x, judged)
+    judged = jax.tree.map(_finite, judged)
     kept_ones = [solutions[i] for i in kept]
     wrong = [solution for solution in kept_ones if solution.first_error >= 0]
     facts = {
@@ -68,6 +68,8 @@ def judge_run(
         "solutions": len(kept),
         "with_an_error": len(wrong),
         "left_out": len(solutions) - len(kept),
+        # What is known from the lengths of steps alone: a likelihood says little more.
+        "auc_of_shortness": _finite(step_auc(*_shortness(rows))),
     }
     folder = run.path / "prm"
     write_json(folder / "champ.json", facts | judged)
@@ -83,7 +85,8 @@ def lines(said: dict[str, Any]) -> list[str]:
         f"champ, judged by {said['reward']}: {said['solutions']} solutions of "
         f"{said['problems']} problems, {said['with_an_error']} with an error, "
         f"{said['left_out']} left out as too long",
-        f"  step AUC         {number(said['step_auc'])}  [{low}, {high}]",
+        f"  step AUC         {number(said['step_auc'])}  [{low}, {high}]; shorter is "
+        f"better: {number(said['auc_of_shortness'])}",
         f"  first-error F1   {number(said['first_error_f1'])}  (found "
         f"{number(said['accuracy_on_wrong'])} of the errors, "
         f"{number(said['accuracy_on_right'])} of the right solutions passed)",
@@ -187,6 +190,20 @@ def _probability(
     return out
 
 
+def _shortness(rows: StepLabels) -> tuple[np.ndarray, np.ndarray]:
+    """Of each labelled step, minus the number of its tokens; and its label."""
+    place = np.where(rows.step_end, np.arange(rows.tokens.shape[1]), -1)
+    before = np.pad(place[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    before = np.maximum.accumulate(before, axis=1)
+    begin = np.maximum(before, rows.prompt_length[:, None] - 1)
+    known = rows.weight > 0
+    return (begin - place)[known], rows.label[known]
+
+
+def _finite(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
 def _scores(
     solutions: Sequence[Annotated], rows: StepLabels, probability: np.ndarray
 ) -> list[dict[str, Any]]:
@@ -196,7 +213,9 @@ def _scores(
             "problem": solution.problem,
             "author": solution.author,
             "first_error": solution.first_error,
-            "probability": [round(p, 6) for p in probability[i, rows.step_end[i]]],
+            "probability": [
+                float(f"{p:.6g}") for p in probability[i, rows.step_end[i]]
+            ],
         }
         for i, solution in enumerate(solutions)
     ]

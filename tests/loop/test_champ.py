@@ -18,6 +18,7 @@ from o1jax.loop import champ
 from o1jax.loop.champ import judge_run, lines
 from o1jax.models.steps import split_text
 from o1jax.reward.model import RewardModel
+from o1jax.types import StepLabels
 
 FILE = Path(__file__).parents[1] / "data" / "champ.json"
 SPLIT = partial(split_text, kind="blank")
@@ -93,6 +94,24 @@ def test_a_model_that_calls_all_steps_right_finds_no_error(run, solutions, monke
     said = judge_run(run, solutions, problems=3)
     assert said["step_auc"] == 0.5 and said["first_error_f1"] == 0.0
     assert said["problems"] == 3
+
+
+def test_the_length_of_a_step_alone_is_a_baseline():
+    """Steps of 2 and 6 tokens behind 2 of the prompt; of the third nothing is said."""
+    step_end = np.zeros((1, 12), bool)
+    step_end[0, [3, 9, 11]] = True
+    weight = np.where(np.arange(12) < 10, step_end, 0)
+    label = np.where(np.arange(12) < 5, step_end, 0)
+    rows = StepLabels(
+        tokens=step_end,
+        prompt_length=np.array([2]),
+        length=np.array([12]),
+        step_end=step_end,
+        label=label,
+        weight=weight,
+    )
+    shortness, right = champ._shortness(rows)
+    assert shortness.tolist() == [-2, -6] and right.tolist() == [1, 0]
 
 
 def test_solutions_of_a_problem_are_on_one_side(solutions):
