@@ -10,7 +10,11 @@ import re
 MAX_TEXT = 65_536  # characters at the end of a text that are looked at
 BOXES = 32  # at the end of a text that are looked at
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_SAID = re.compile(r"\banswer\s*(?:is|:|=)[ \t:]*([^\n]+)", re.IGNORECASE)
+# "The answer is 5", "the final answer to this problem is 5", "Answer: 5".
+_SAID = re.compile(
+    r"\banswer(?:\s+(?:to|of|for)\s[^.:=\n]{1,80}?)?\s*(?:\bis\b|:|=)[ \t:]*([^\n]+)",
+    re.IGNORECASE,
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _MARK = "####"
 
