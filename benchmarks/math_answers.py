@@ -270,8 +270,8 @@ def page(said: dict[str, list[Verdict]]) -> list[str]:
         '`grade_math` (`verifier = "math"`) has them.\nWrong for right is a *false '
         "positive*: training learns from it, so it is the worse one. The cases\nwere "
         "written before the verifiers were run on them. The first run showed one "
-        "error of the rules, which\nwas mended (`4 2` was 42, and so `1 1/2` was 11/2); what is "
-        "wrong now stays.\n\n",
+        "error of the rules, which\nwas mended (`4 2` was 42, and so `1 1/2` was "
+        "11/2); what is wrong now stays.\n\n",
         "| | cases |" + "".join(f" {name} |" for name in said) + "\n",
         "|---|---|" + "---|" * len(said) + "\n",
     ]
