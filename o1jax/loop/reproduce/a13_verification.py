@@ -44,6 +44,7 @@ SAMPLES = 8
 ATTEMPTS = 3
 PLAIN, RETRY, FEW, BACK = "plain", "retry", f"retry-{ATTEMPTS}", f"back-{ATTEMPTS}"
 ACCEPTED = f"{CHECK} {RIGHT} 100% ;"
+DRAWS = 24  # of an answer at most: a check that rejects one step for ever is stuck
 HOW = {
     PLAIN: {"heed": False},
     RETRY: {},
@@ -99,7 +100,7 @@ def verified(
 
 def _arms() -> tuple[Arm, ...]:
     return tuple(
-        Arm(name, Verified(Reflect(accepted=ACCEPTED, **how)), verified)
+        Arm(name, Verified(Reflect(accepted=ACCEPTED, draws=DRAWS, **how)), verified)
         for name, how in HOW.items()
     )
 
