@@ -21,7 +21,7 @@ IMPORTERS = {
     "data": ("loop",),
     "policy": ("models", "rollout", "reward", "search.steps", "learn", "loop"),
     "models": ("loop",),
-    "rollout": ("search", "loop"),
+    "rollout": ("models.steps", "search", "loop"),
     "reward": ("search.steps", "loop"),
     "search": ("loop",),
     "learn": ("loop",),

@@ -2,6 +2,8 @@
 
 from o1jax.loop.workdir import Workdir
 from o1jax.models.pieces import token_bytes
+from o1jax.models.steps import step_ends
+from o1jax.rollout.ends import Kind, StepEnds
 
 
 def step_end_ids(run: Workdir) -> tuple[int, ...]:
@@ -20,6 +22,13 @@ def step_end_ids(run: Workdir) -> tuple[int, ...]:
             "needs a tokenizer that keeps it as one"
         )
     return tuple(ids)
+
+
+def plain_ends(run: Workdir, kind: Kind | None) -> StepEnds | None:
+    """Where steps of plain text end, of a kind; None for none."""
+    if kind is None:
+        return None
+    return step_ends(run.tokenizer, kind, vocab=run.policy_config.vocab)
 
 
 def stop_ids(run: Workdir) -> tuple[int, ...]:

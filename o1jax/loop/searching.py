@@ -20,7 +20,7 @@ from o1jax.loop.answer import Call, request_keys
 from o1jax.loop.choosing import Answer, answers
 from o1jax.loop.judges import guide_of, reader_of, trained_aggregate
 from o1jax.loop.layout import decoding
-from o1jax.loop.marks import step_end_ids, stop_ids
+from o1jax.loop.marks import plain_ends, step_end_ids, stop_ids
 from o1jax.loop.methods import Found, Search, build_program
 from o1jax.loop.search_flops import draw_flops, judge_flops
 from o1jax.loop.workdir import Workdir
@@ -80,9 +80,10 @@ class Searcher:
         self._search = StepSearch(
             run.policy,
             config.steps,
-            step_end_ids(run),
+            () if config.steps.ends else step_end_ids(run),
             stop_ids(run),
             guide_of(run, config, task, self._examples, asked, graded=graded),
+            ends=plain_ends(run, config.steps.ends),
         )
         program = build_program(self._search, config, reader)
         self._layout = decoding(run)

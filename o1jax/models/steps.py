@@ -13,25 +13,19 @@ as two tokens, others as a part of `.\\n\\n`. To decode a step:
 `split_text` those of a text. A token that ends a step belongs to it whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import get_args
 
-import jax.numpy as jnp
 import numpy as np
 
 from o1jax.models.pieces import Pieces, token_bytes
+from o1jax.rollout.ends import START, Kind, StepEnds
 
-KINDS = {
-    "line": "a newline",
-    "blank": "a blank line",
-    "numbered": "a number at the beginning of a line: `2.`, `2)`, `Step 2:`",
-    "any": "a blank line or a number",
-}
+KINDS = get_args(Kind)
 
-# States. A step without any text has not begun and cannot end, so newlines in front of
-# it are its own.
+# States behind START (blanks only). A step without any text has not begun and cannot
+# end, so newlines in front of it are its own.
 (
-    START,  # blanks only
     INSIDE,  # text stands on this line
     LINE,  # behind a newline
     MARKUP,  # and `#` or `*`
@@ -45,45 +39,9 @@ KINDS = {
     DIGITS,  # `12`
     POINT,  # `12.`, which may be a decimal
     ENDED,
-) = range(14)
+) = range(START + 1, 14)
 
 _BLANKS, _NEWLINE, _DIGITS, _MARKUP = b" \t\r", b"\n", b"0123456789", b"#*>"
-
-
-class StepEnds(NamedTuple):
-    """The automaton. Its states are numbers from 0, START; the last one is the end."""
-
-    table: np.ndarray  # i8[states, V]  the state behind a token
-
-    def after(self, state: Any, token: Any) -> Any:
-        """i32[...]: the state behind a token; in jitted code or on the host."""
-        if isinstance(token, np.ndarray | int):
-            return self.table[state, token].astype(np.int32)
-        return jnp.asarray(self.table)[state, token].astype(jnp.int32)
-
-    def ended(self, state: Any) -> Any:
-        """bool[...]: whether a step ends with the token that led here."""
-        return state == self.table.shape[0] - 1
-
-    def or_tokens(self, ids: Sequence[int]) -> "StepEnds":
-        """One that ends at these tokens too, whatever stands before them."""
-        table = self.table.copy()
-        table[:, list(ids)] = len(table) - 1
-        return StepEnds(table)
-
-    def closing(
-        self, tokens: np.ndarray, prompt_length: np.ndarray, length: np.ndarray
-    ) -> np.ndarray:
-        """bool[R, T]: the tokens i32[R, T] of responses that close a step; numpy."""
-        place = np.arange(tokens.shape[1])
-        response = (place >= prompt_length[:, None]) & (place < length[:, None])
-        closed = np.zeros(tokens.shape, bool)
-        state = np.zeros(len(tokens), np.int32)
-        for t in place:
-            state = np.where(response[:, t], self.after(state, tokens[:, t]), state)
-            closed[:, t] = response[:, t] & self.ended(state)
-            state = np.where(closed[:, t], START, state)
-        return closed
 
 
 def step_ends(tokenizer: Pieces, kind: str = "blank", *, vocab: int = 0) -> StepEnds:
@@ -105,13 +63,6 @@ def step_ends(tokenizer: Pieces, kind: str = "blank", *, vocab: int = 0) -> Step
     for t in range(size):
         state = step[state, spelled[None, :, t]]
     return StepEnds(state.astype(np.int8))
-
-
-def at_tokens(ids: Sequence[int], vocab: int) -> StepEnds:
-    """The automaton that ends a step at any of some tokens, and knows nothing else."""
-    table = np.zeros((2, vocab), np.int8)
-    table[1] = 1
-    return StepEnds(table).or_tokens(ids)
 
 
 def split_text(text: str, kind: str = "blank") -> list[str]:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
+from o1jax.rollout.ends import START, StepEnds
 from o1jax.rollout.sampling import (
     SamplingConfig,
     draw,
@@ -82,7 +83,7 @@ def draw_step(
     wanted: jax.Array,
     value: jax.Array,
     vocab: int,
-    end_ids: tuple[int, ...],
+    ends: StepEnds,
     sampling: SamplingConfig,
 ) -> Drawn:
     """A step of at most S tokens for each row; the loop ends with the longest.
@@ -94,6 +95,7 @@ def draw_step(
         not looked at.
       wanted: bool[B], False where nothing is to be drawn.
       value: f32[B], of the value head before the first token.
+      ends: which tokens end a step.
     """
     B, S = uniform.shape
     chex.assert_shape([position, wanted, value, first.token], (B,))
@@ -124,7 +126,7 @@ def draw_step(
 
     def read(carry: tuple) -> tuple:
         """Reads token t of all steps that have one, and draws the next."""
-        t, going, token, new, drawn = carry
+        t, going, token, state, new, drawn = carry
         pages = keep_pages(drawn, new, t)
         output, *new = policy.extend(
             params,
@@ -148,10 +150,11 @@ def draw_step(
             next=keep(logprobs, drawn.next),
         )
         t = t + 1
-        going &= (t < S) & ~jnp.isin(token, jnp.array(end_ids, jnp.int32))
+        state = ends.after(state, token)
+        going &= (t < S) & ~ends.ended(state)
         token = draw(uniform[:, jnp.minimum(t, S - 1)], logprobs, sampling)
         next_token = First(token, token_logprob(logprobs, token), entropy(logprobs))
-        return t, going, token, new, write(drawn, t, going, next_token)
+        return t, going, token, state, new, write(drawn, t, going, next_token)
 
     page = lambda x: jnp.zeros((B, x.shape[1], S, x.shape[3]), x.dtype)
     blank = Drawn(
@@ -167,10 +170,10 @@ def draw_step(
         next=jnp.zeros((B, vocab)),
     )
     none = jax.tree.map(lambda x: x[:, :, :1], (blank.k, blank.v))
-    t, _, _, new, drawn = jax.lax.while_loop(
-        lambda carry: jnp.any(carry[1]),
-        read,
-        (jnp.int32(0), wanted, first.token, none, write(blank, 0, wanted, first)),
+    state = jnp.full(B, START)
+    begin = first.token, state, none, write(blank, 0, wanted, first)
+    t, *_, new, drawn = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[1]), read, (jnp.int32(0), wanted, *begin)
     )
     k, v = keep_pages(drawn, new, t)
     return drawn.replace(k=k, v=v)

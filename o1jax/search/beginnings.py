@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from o1jax.config import configurable
 from o1jax.rollout.branch import First, drawn_first, likeliest_first
+from o1jax.rollout.ends import Kind
 from o1jax.rollout.sampling import SamplingConfig, draw
 from o1jax.search.pages import GUIDES, fold_keys, of_nodes, pick
 
@@ -36,6 +37,9 @@ class Steps:
     # draw: K independent draws, of prior 1 / K each; top: the K likeliest first tokens
     # with their log-probs, the rest of a step is drawn.
     first: FirstRule = "draw"
+    # Where a step of plain text ends, however its tokenizer cuts it; None: at the
+    # template's mark.
+    ends: Kind | None = field(default=None, metadata={"identity": "if set"})
     guide: str = "value"  # value, process, likelihood, certainty or constant
     discount: float = 1.0  # a step
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -49,6 +53,8 @@ class Steps:
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}")
         if self.guide not in GUIDES:
             raise ValueError(f"guide must be one of {', '.join(GUIDES)}")
+        if self.ends is not None and self.ends not in get_args(Kind):
+            raise ValueError(f"ends must be one of {', '.join(get_args(Kind))}")
         if not 0 < self.discount <= 1:
             raise ValueError("discount must be in (0, 1]")
 

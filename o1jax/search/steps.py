@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
 from o1jax.rollout.branch import draw_step
+from o1jax.rollout.ends import StepEnds, at_tokens
 from o1jax.rollout.sampling import sampling_logprobs
 from o1jax.search.beginnings import (
     STEP,
@@ -78,6 +79,7 @@ class StepSearch:
     stop_ids: tuple[int, ...]  # and those that end the answer with it
     guide: Guide | None = None  # judges nodes in place of the config's
     reader: Reader | None = None  # judges in place of both
+    ends: StepEnds | None = None  # of steps, in place of step_end_ids
 
     def __post_init__(self) -> None:
         if not self.stop_ids:
@@ -202,7 +204,7 @@ class StepSearch:
             wanted=flat(action >= 0),
             value=flat(of_parent(store.value)),
             vocab=problems.next.shape[-1],
-            end_ids=self._end_ids,
+            ends=self._ends(problems.next.shape[-1]),
             sampling=config.sampling,
         )
         drawn = jax.tree.map(lambda x: x.reshape(B, M, *x.shape[1:]), drawn)
@@ -235,10 +237,11 @@ class StepSearch:
         ends = finished & (config.level != "solution")
         return self._evaluation(guidance, store, page, ends=ends), page
 
-    @property
-    def _end_ids(self) -> tuple[int, ...]:
-        attempt = self.config.level == "solution"
-        return self.stop_ids if attempt else (*self.step_end_ids, *self.stop_ids)
+    def _ends(self, vocab: int) -> StepEnds:
+        if self.config.level == "solution":
+            return at_tokens(self.stop_ids, vocab)
+        ends = self.ends or at_tokens(self.step_end_ids, vocab)
+        return ends.or_tokens(self.stop_ids)
 
     def _guidance(
         self,

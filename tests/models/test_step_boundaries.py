@@ -15,8 +15,9 @@ from o1jax.data.template import TextTemplate
 from o1jax.data.tokenizer import from_symbols, from_texts
 from o1jax.loop.marks import step_end_ids
 from o1jax.models.pieces import token_bytes
-from o1jax.models.steps import KINDS, START, at_tokens, split_text, step_ends
+from o1jax.models.steps import KINDS, split_text, step_ends
 from o1jax.models.vocabulary import gguf_files, marked
+from o1jax.rollout.ends import START, at_tokens
 
 # What a step is, said once more, by regular expressions.
 BLANK = r"[ \t\r]"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from text_toys import (
 )
 from toys import depths
 
+from o1jax.rollout.ends import StepEnds
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.search.mcts import grow
 from o1jax.search.nodes import nodes_of
@@ -91,6 +93,26 @@ def test_steps_end_where_they_should():
         assert tree.store.finished[b, node] == (end == STOP)
         reasons.add(end if end in (STEP_END, STOP) else "long")
     assert reasons == {STEP_END, STOP, "long"}
+
+
+def test_steps_may_end_where_an_automaton_says():
+    """Two tokens below 5 in a row, whatever the tokens: what no set of ids can say."""
+    low = (np.arange(12) < 5).astype(np.int8)
+    ends = StepEnds(np.stack([low, 2 * low, np.full(12, 2, np.int8)]))
+    search = replace(searcher(), ends=ends).search
+    program = jax.jit(partial(search, config=MCTS), compiler_options=FAST)
+    tree = program(PARAMS, KEYS, PROMPTS).tree
+    reasons = set()
+    for b, node, path in nodes_in(tree):
+        if len(path) == 1:
+            continue
+        step = step_of(tree, b, node)
+        pairs = [max(pair) < 5 for pair in pairwise(step)]
+        assert not any(pairs[:-1]) and STOP not in step[:-1]
+        ended = "pair" if any(pairs) else "stop" if step[-1] == STOP else "long"
+        assert ended != "long" or len(step) == S
+        reasons.add(ended)
+    assert reasons == {"pair", "stop", "long"}
 
 
 def test_a_finished_answer_is_paid_once_and_nothing_follows_it():
@@ -304,6 +326,8 @@ def test_nonsense_is_refused():
         Steps(level="word")
     with pytest.raises(ValueError, match="first must be one of draw, top"):
         Steps(first="best")
+    with pytest.raises(ValueError, match="ends must be one of line, blank, numbered"):
+        Steps(ends="word")
     with pytest.raises(ValueError, match="discount must be in"):
         Steps(discount=0.0)
     with pytest.raises(ValueError, match="stop_ids is empty"):
