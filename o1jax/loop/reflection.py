@@ -7,6 +7,7 @@ trace: the next is drawn as if it were the first. Yu et al. 2025, arXiv 2510.121
 """
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 
 from o1jax.config import configurable
 from o1jax.loop.answer import Answerer
+from o1jax.loop.ledger import count_flops
 from o1jax.loop.marks import step_end_ids, stop_ids
 from o1jax.loop.self_evaluation import SelfEvaluation, answer_tokens
 from o1jax.loop.self_verification import Rates
@@ -141,7 +143,10 @@ class Reflection:
         self._believed = jax.jit(self._belief)
 
     def __call__(self, params: Params, key: jax.Array, samples: int) -> Reflected:
-        """`samples` answers to each question, those of a question in a row."""
+        """`samples` answers to each question, those of a question in a row.
+
+        What they cost, checks included, is booked as evaluation.
+        """
         walks = [_Walk(e) for e in self._examples for _ in range(samples)]
         prompts = [p for p in self._prompt for _ in range(samples)]
         for number in range(self._config.draws):
@@ -209,7 +214,17 @@ class Reflection:
             found.append(
                 np.asarray(self._believed(params, tokens, length))[: len(rows)]
             )
+            self._run.ledger.add("evaluate", tokens=tokens.size, flops=self._asking)
         return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+    @functools.cached_property
+    def _asking(self) -> float:
+        """FLOPs of a call that asks about steps."""
+        width = self._length + self._config.step_tokens + len(self._ask)
+        params = jax.eval_shape(self._run.policy.init, self._run.key)
+        tokens = jax.ShapeDtypeStruct((self._chunk, width), jnp.int32)
+        length = jax.ShapeDtypeStruct((self._chunk,), jnp.int32)
+        return count_flops(self._belief, params, tokens, length).flops
 
     def _belief(
         self, params: Params, tokens: jax.Array, length: jax.Array

@@ -195,12 +195,18 @@ def test_a13v_runs_its_arm(run, monkeypatch):
         tokens=np.array([4, 10, 2, 6]),
         judged=[walk] * 4,
     )
-    monkeypatch.setattr(v.Reflection, "__call__", lambda *_: found)
+
+    def answer(reflection, params, key, samples):
+        run.ledger.add("evaluate", tokens=22, flops=220.0)
+        return found
+
+    monkeypatch.setattr(v.Reflection, "__call__", answer)
     examples = [task.example(0, "test", i) for i in range(2)]
     method = v.Verified(v.Reflect(check=SelfEvaluation("= =", "1", "2")), samples=2)
     got = v.verified(run, {}, jax.random.key(0), examples, method)
     assert got.right.tolist() == [1, 2] and got.samples.tolist() == [2, 2]
     assert got.extra == {"answered": [1, 2], "draws": [7, 4], "steps": [2, 2]}
+    assert got.flops.tolist() == pytest.approx([140, 80])  # as their tokens
     assert got.facts["rates"]["right"] == pytest.approx(0.5)
     assert len(got.facts["by_step"]) == v.MOST
     json.dumps(got.facts)

@@ -122,18 +122,49 @@ def test_a_policy_checks_itself(run):
     def answered(**how):
         config = Reflect(check=CHECK, draws=5, step_tokens=3, accepted="3 ;", **how)
         reflection = Reflection(run, examples, TASK, config, steps=4, chunk=8)
-        return reflection(params, jax.random.key(1), 2)
+        return reflection(params, jax.random.key(1), 16)
 
     every = answered(threshold=0.0)
     none = answered(threshold=1.1)
-    assert every.draws.shape == (6,)
+    assert every.draws.shape == (48,)
     assert all(one.accepted for walk in every.judged for one in walk)
     assert not any(one.accepted for walk in none.judged for one in walk)
+    assert sum(map(len, none.judged)) > 5
     first = lambda found: [walk[0].right for walk in found.judged if walk]
     assert first(every) == first(none)
     # Nothing was accepted, so no answer has a step: none is right.
     assert not none.right.any()
     assert np.all(none.draws[~none.answered] <= 5)
+
+
+def test_checks_are_booked_as_draws_are(run, monkeypatch):
+    """Against the same walks, whose checks cost nothing: 8 rows a call are read."""
+    examples = [TASK.example(0, "test", i) for i in range(3)]
+    params, rounds = run.current_params(), []
+    config = Reflect(check=CHECK, draws=3, step_tokens=3, threshold=0.0)
+
+    def spent():
+        before = run.ledger.total()
+        reflection = Reflection(run, examples, TASK, config, steps=4, chunk=8)
+        reflection(params, jax.random.key(1), 16)
+        after = run.ledger.total()
+        return {name: after[name] - before[name] for name in ("tokens", "flops")}
+
+    def free(reflection, params, asked):
+        rounds.append(len(asked))
+        return np.ones(len(asked))
+
+    whole = spent()
+    monkeypatch.setattr(Reflection, "_ask_about", free)
+    draws = spent()
+    calls = sum(-(-count // 8) for count in rounds)
+    assert calls
+    prompt = max(len(run.tokenizer.encode(e.question)) for e in examples)
+    tokens = (whole["tokens"] - draws["tokens"]) / calls / 8
+    assert tokens >= prompt + 4 * 3 + 2  # 4 steps, and the question about them
+    # The matrices: 4 x 16 x 16 of attention, 3 x 16 x 16 of the MLP, 16 x 16 behind.
+    read = (whole["flops"] - draws["flops"]) / calls / 8 / tokens
+    assert read >= 2 * 7 * 16 * 16
 
 
 def test_rates_by_hand():

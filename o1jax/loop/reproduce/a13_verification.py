@@ -78,14 +78,16 @@ def verified(
     """
     task = method.task or run.experiment.task
     reflection = Reflection(run, examples, task, method.reflect, steps=MOST)
+    before = run.ledger.total()["flops"]
     found = reflection(params, key, method.samples)
+    flops = run.ledger.total()["flops"] - before
     each = lambda x: x.reshape(len(examples), method.samples).sum(1)
     tokens = each(found.tokens).astype(float)
     return Predictions(
         right=each(found.right.astype(int)),
         samples=np.full(len(examples), method.samples),
         tokens=tokens,
-        flops=np.zeros(len(examples)),  # not counted: draws are what is compared
+        flops=flops * tokens / tokens.sum(),
         extra={
             "answered": each(found.answered.astype(int)).tolist(),
             "draws": each(found.draws).tolist(),
