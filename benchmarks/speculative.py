@@ -8,6 +8,8 @@ tables and checks, and results_speculative.json. Plain decoding and each draft t
 turns in one process; seconds are medians.
 """
 
+import worker  # noqa: F401 isort: skip  (pins the process first)
+
 import argparse
 import json
 import os
