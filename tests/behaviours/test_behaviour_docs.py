@@ -16,7 +16,7 @@ def assert_the_comments_are_true(block, names):
     told = re.findall(r"^(.+?)  # (.*)$", block, re.M)
     assert len(told) == 4
     for call, comment in told:
-        found = eval(call, names)
+        found = eval(call, names)  # a line of our own page
         if isinstance(found, bool):
             assert comment.startswith(str(found))
         for name, digits in re.findall(r"(right|answered|draws)=([0-9.]+)", comment):
