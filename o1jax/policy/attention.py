@@ -20,6 +20,7 @@ Rotation = tuple[jax.Array, jax.Array]
 Chunks = tuple[jax.Array, ...]  # a cache's [B, K, S_i, E], one behind the other
 
 TABLE = 1 << 18  # the most numbers in a table of rotary angles: 1 MiB
+LANES = 128  # the least block of the TPU's kernel; rows are padded to a multiple of it
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays free of NaN
 
 

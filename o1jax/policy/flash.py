@@ -22,9 +22,9 @@ from jax.sharding import PartitionSpec as P
 
 from o1jax.parallel.mesh import ROWS
 from o1jax.parallel.sharding import free_axes
+from o1jax.policy.attention import LANES
 
-LANES = 128  # the least block of the kernel; rows are padded to a multiple of it
-LARGEST = 512
+LARGEST = 512  # block
 
 
 def attend_flash(

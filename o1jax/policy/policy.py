@@ -23,6 +23,7 @@ import numpy as np
 
 from o1jax.parallel.sharding import on_rows
 from o1jax.policy.attention import (
+    LANES,
     Chunks,
     Rotation,
     attend,
@@ -37,7 +38,6 @@ from o1jax.policy.chunks import Reader, read_by_chunks
 from o1jax.policy.config import PolicyConfig
 from o1jax.policy.context import Context, attend_contexts
 from o1jax.policy.family import Family
-from o1jax.policy.flash import LANES, attend_flash
 from o1jax.policy.functions import Pages, Policy
 from o1jax.policy.heads import ScalarHead, Unembed
 from o1jax.policy.int8 import restored
@@ -237,6 +237,9 @@ class _Network:
         if flash is None:
             flash = jax.default_backend() == "tpu" and qkv[0].shape[1] >= LANES
         if flash:
+            # Pallas takes a tenth of a second to import, which only this needs.
+            from o1jax.policy.flash import attend_flash
+
             windows = {"windows": self.windows}
             out = attend_flash(*qkv, **options, **self.scores, **windows)
         return attend(*qkv, **options, **self.scores) if out is None else out
