@@ -36,7 +36,7 @@ FOR_EVERYONE = ("types", "arrays", "config", "parallel", "statistics", "selectio
 LIBRARIES = {
     "flax.linen": ("policy",),
     "optax": ("learn",),
-    "orbax": ("loop.checkpoint", "inspect"),
+    "orbax": ("loop.checkpoint", "loop.checkpoint_read", "inspect"),
     "tensorflow_datasets": ("data.datasets",),
 }
 ONLY_INSIDE_FUNCTIONS = ("tensorflow_datasets",)  # seconds to import

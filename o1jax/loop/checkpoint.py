@@ -12,35 +12,37 @@ import json
 import logging
 import os
 import pathlib
-import re
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import SingleDeviceSharding
+from flax.traverse_util import unflatten_dict
 
 from o1jax.loop import manifest
+from o1jax.loop.checkpoint_read import (
+    STEP_NAMES,
+    CheckpointError,
+    absolute,
+    all_broken,
+    first_line,
+    flatten,
+    say,
+    step_path,
+    try_read,
+)
 from o1jax.parallel import preemption
 from o1jax.parallel.hosts import everywhere, first
 from o1jax.parallel.preemption import Preempted
-from o1jax.parallel.sharding import path_name
-from o1jax.types import Params, TrainState
+from o1jax.types import TrainState
 
 CHUNK = 64 << 20  # bytes at the most: a reader decodes a chunk whole
-STEP_NAMES = ocp.path.step.standard_name_format(step_format_fixed_length=6)
 
 # Orbax logs a failed write three times with tracebacks; here it is raised, once.
 logging.getLogger("absl").addFilter(
     lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
 )
-
-
-class CheckpointError(RuntimeError):
-    """What is wrong with a checkpoint, in one line that names the step."""
 
 
 class Restored(NamedTuple):
@@ -50,15 +52,6 @@ class Restored(NamedTuple):
     state: TrainState
     position: dict  # of the data
     extra: dict  # of the ledger
-
-
-class RestoredParams(NamedTuple):
-    """What evaluation needs of a checkpoint."""
-
-    step: int
-    params: Params
-    position: dict
-    extra: dict
 
 
 class Checkpoints:
@@ -76,7 +69,7 @@ class Checkpoints:
             raise ValueError(
                 f"Checkpoints: keep={keep} and every={every} must be at least 1"
             )
-        self.directory = _absolute(directory)
+        self.directory = absolute(directory)
         self.every = every
         self._keep = keep
         self._lost = False  # the directory can't be reached any more
@@ -118,7 +111,7 @@ class Checkpoints:
         # On CPU orbax copies nothing and keeps a view: jax then leaves a donated buffer
         # alone and gives the next step a new one.
         arrays, keys = {}, {}
-        for path, leaf in _flatten(state).items():
+        for path, leaf in flatten(state).items():
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 keys[path] = str(jax.random.key_impl(leaf))
                 leaf = jax.random.key_data(leaf)
@@ -154,20 +147,18 @@ class Checkpoints:
         self.wait()
         damages: dict[int, str] = {}
         for step in self._steps():
-            restored, damages[step] = _try_read(
-                _step_path(self.directory, step), target
-            )
+            restored, damages[step] = try_read(step_path(self.directory, step), target)
             if restored is not None:
                 del damages[step]
                 for broken, damage in damages.items():
                     aside = self._move_aside(broken)
-                    _say(
+                    say(
                         f"checkpoint of step {broken} is broken ({damage}); moved to "
                         f"{aside}, going on from step {step}"
                     )
                 return Restored(step, *restored)
         if damages:
-            raise CheckpointError(_all_broken(self.directory, damages))
+            raise CheckpointError(all_broken(self.directory, damages))
         return None
 
     def latest_step(self) -> int | None:
@@ -239,7 +230,7 @@ class Checkpoints:
         kept = next(iter(known), None)
         return CheckpointError(
             f"checkpoint of step {step} in {self.directory} was not written "
-            f"({_first_line(error)}); the newest is "
+            f"({first_line(error)}); the newest is "
             f"{'none' if kept is None else f'step {kept}'}"
         )
 
@@ -247,7 +238,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def _move_aside(self, step: int) -> epath.Path:
-        source = _step_path(self.directory, step)
+        source = step_path(self.directory, step)
         aside = self.directory / f"broken-{source.name}"
         if first():
             if aside.exists():
@@ -256,150 +247,3 @@ class Checkpoints:
         everywhere(True)  # a barrier: nobody lists the steps before the rename
         self._manager.reload()
         return aside
-
-
-def restore_params(
-    directory: str | os.PathLike, step: int | None = None
-) -> RestoredParams:
-    """The parameters of a step (default: the newest complete one), on one device.
-
-    Reads nothing else, needs no model and changes nothing on disk. CheckpointError if
-    there is no such step or it is broken.
-    """
-    directory = _absolute(directory)
-    found = []
-    if directory.exists():
-        found = sorted((m.step for m in STEP_NAMES.find_all(directory)), reverse=True)
-    if step is not None and step not in found:
-        raise CheckpointError(
-            f"no checkpoint of step {step} in {directory}; there are {sorted(found)}"
-        )
-    if not found:
-        raise CheckpointError(f"no checkpoint in {directory}")
-    damages: dict[int, str] = {}
-    for candidate in found if step is None else [step]:
-        restored, damage = _try_read(_step_path(directory, candidate), None)
-        if restored is not None:
-            return RestoredParams(candidate, *restored)
-        damages[candidate] = damage
-        _say(f"checkpoint of step {candidate} is broken ({damage})")
-    raise CheckpointError(_all_broken(directory, damages))
-
-
-def _try_read(step: epath.Path, target: Any | None) -> tuple[tuple | None, str]:
-    """(state, position, extra) and "", or None and what is damaged.
-
-    Without a target: the parameters instead of the state.
-    """
-    damage = None
-    if first():
-        damage = manifest.damage(pathlib.Path(step))
-    if not everywhere(not damage):
-        return None, damage or "found by the first process"
-    result = None
-    try:
-        result = _read(step, target)
-    except CheckpointError:
-        raise
-    except Exception as error:  # what broken bytes make orbax raise has many types
-        if damage == "":  # the bytes are as written: moving them aside would be wrong
-            raise CheckpointError(
-                f"checkpoint {step} is complete but can't be read: {_first_line(error)}"
-            ) from error
-        damage = _first_line(error)
-    if everywhere(result is not None):
-        return result, ""
-    return None, damage or "found by another process"
-
-
-def _read(step: epath.Path, target: Any | None) -> tuple[Any, dict, dict]:
-    meta = ocp.JsonCheckpointHandler().restore(step / "meta")
-    handler = ocp.PyTreeCheckpointHandler()
-    saved = flatten_dict(handler.metadata(step / "state").tree, sep="/")
-    for path, impl in meta["keys"].items():
-        data = jax.ShapeDtypeStruct(saved[path].shape, saved[path].dtype)
-        saved[path] = jax.eval_shape(
-            lambda d, impl=impl: jax.random.wrap_key_data(d, impl=impl), data
-        )
-    if target is None:
-        wanted = {
-            path: leaf for path, leaf in saved.items() if path.startswith("params/")
-        }
-    else:
-        wanted = _flatten(target)
-        _check_structure(step, saved, wanted)
-    abstract = unflatten_dict(
-        {path: _array_target(leaf) for path, leaf in wanted.items()}, sep="/"
-    )
-    tree = handler.restore(
-        step / "state",
-        args=ocp.args.PyTreeRestore(
-            item=abstract,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-            partial_restore=True,
-        ),
-    )
-    arrays = flatten_dict(tree, sep="/")
-    for path in meta["keys"].keys() & arrays.keys():
-        arrays[path] = jax.random.wrap_key_data(arrays[path], impl=meta["keys"][path])
-    if target is None:
-        state = unflatten_dict(arrays, sep="/")["params"]
-    else:
-        leaves = [arrays[path] for path in wanted]
-        state = jax.tree.unflatten(jax.tree.structure(target), leaves)
-    return state, meta["position"], meta["extra"]
-
-
-def _array_target(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What orbax shall restore: plain arrays, each with a sharding."""
-    sharding = getattr(leaf, "sharding", None)
-    if not isinstance(sharding, jax.sharding.Sharding):  # metadata has its own kind
-        sharding = SingleDeviceSharding(jax.local_devices()[0])
-    data = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = jax.eval_shape(jax.random.key_data, data)
-    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
-
-
-def _check_structure(step: epath.Path, saved: dict, wanted: dict) -> None:
-    def show(leaf: Any) -> str:
-        return "absent" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
-
-    for path in [*wanted, *saved]:
-        there, here = show(saved.get(path)), show(wanted.get(path))
-        if there != here:
-            raise CheckpointError(
-                f"checkpoint {step} is of another model or optimizer: {path} is "
-                f"{there} in it and {here} in this run"
-            )
-
-
-def _flatten(state: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {path_name(path): leaf for path, leaf in leaves}
-
-
-def _absolute(directory: str | os.PathLike) -> epath.Path:
-    """The address of a bucket is absolute; epath would put it below the folder."""
-    path = epath.Path(directory)
-    return path if "://" in str(path) else path.expanduser().absolute()
-
-
-def _step_path(directory: epath.Path, step: int) -> epath.Path:
-    return directory / STEP_NAMES.build_name(step)
-
-
-def _all_broken(directory: epath.Path, damages: dict[int, str]) -> str:
-    each = "; ".join(f"step {step}: {damage}" for step, damage in damages.items())
-    return f"no usable checkpoint in {directory}: {each}"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    code = re.search(r"os_error_code='(\d+)'", text)  # tensorstore's, behind 3 paths
-    return os.strerror(int(code[1])) if code else text.splitlines()[0]
-
-
-def _say(line: str) -> None:
-    if first():
-        print(line, file=sys.stderr)

@@ -20,7 +20,7 @@ from etils import epath
 
 from o1jax.config import check_workdir, load
 from o1jax.loop import manifest
-from o1jax.loop.checkpoint import STEP_NAMES
+from o1jax.loop.checkpoint_read import STEP_NAMES
 from o1jax.loop.model_text import text_bindings, tokenizer
 from o1jax.loop.pretrained import SOURCE, STAGE, source_of
 from o1jax.loop.streamed import Leaf, Pieces, reader, write_params

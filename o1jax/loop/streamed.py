@@ -17,7 +17,8 @@ import numpy as np
 import tensorstore as ts
 from flax.traverse_util import unflatten_dict
 
-from o1jax.loop.checkpoint import STEP_NAMES, Checkpoints
+from o1jax.loop.checkpoint import Checkpoints
+from o1jax.loop.checkpoint_read import STEP_NAMES
 from o1jax.types import TrainState
 
 CHUNK = 32 << 20  # bytes of the largest chunk

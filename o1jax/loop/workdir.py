@@ -28,7 +28,7 @@ from o1jax.data import tokenizer as tokenizers
 from o1jax.data.datasets import RecordSource, prepare
 from o1jax.data.tokenizer import Tokenizer
 from o1jax.learn.state import init_params
-from o1jax.loop.checkpoint import CheckpointError, restore_params
+from o1jax.loop.checkpoint_read import CheckpointError, restore_params
 from o1jax.loop.ledger import Ledger
 from o1jax.parallel.hosts import once
 from o1jax.parallel.mesh import build_mesh

@@ -10,7 +10,8 @@ from bucket import Bucket
 RUN = """
 import sys
 import jax.numpy as jnp
-from o1jax.loop.checkpoint import CheckpointError, Checkpoints
+from o1jax.loop.checkpoint import Checkpoints
+from o1jax.loop.checkpoint_read import CheckpointError
 from o1jax.types import TrainState
 
 def state(step):

@@ -11,7 +11,7 @@ import signal
 import numpy as np
 import pytest
 
-from o1jax.loop.checkpoint import restore_params
+from o1jax.loop.checkpoint_read import restore_params
 
 ULPS = 2.0**-20  # of the largest number: 8 times the last bit of an f32
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from o1jax.loop.checkpoint import restore_params
+from o1jax.loop.checkpoint_read import restore_params
 
 EXPERIMENT = """
 Experiment.title = 'Tiny'

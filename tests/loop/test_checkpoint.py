@@ -21,7 +21,8 @@ from jax.sharding import PartitionSpec as P
 
 from o1jax.inspect.checkpoint_report import inspect_checkpoint
 from o1jax.loop import checkpoint
-from o1jax.loop.checkpoint import CheckpointError, Checkpoints, restore_params
+from o1jax.loop.checkpoint import Checkpoints
+from o1jax.loop.checkpoint_read import CheckpointError, restore_params
 from o1jax.parallel.mesh import MeshConfig, build_mesh, put_batch
 from o1jax.parallel.sharding import shard, shardings
 from o1jax.types import TrainState

@@ -15,7 +15,8 @@ from o1jax.learn.optimizer import OptimizerConfig
 from o1jax.learn.policy_objective import PolicyGradient
 from o1jax.learn.terms import Critic, Divergence, Surrogate
 from o1jax.loop import improve_sections
-from o1jax.loop.checkpoint import Checkpoints, restore_params
+from o1jax.loop.checkpoint import Checkpoints
+from o1jax.loop.checkpoint_read import restore_params
 from o1jax.loop.contrast import Distil
 from o1jax.loop.held_out import HeldOut
 from o1jax.loop.improve import Improve, improve

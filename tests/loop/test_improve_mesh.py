@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 
-from o1jax.loop.checkpoint import restore_params
+from o1jax.loop.checkpoint_read import restore_params
 
 # PPO with a critic of its own and a reference, paid for being short: what a policy that
 # knows nothing yet can learn. Then adapters learn on.

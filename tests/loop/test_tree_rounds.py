@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from o1jax.learn.optimizer import OptimizerConfig
-from o1jax.loop.checkpoint import restore_params
+from o1jax.loop.checkpoint_read import restore_params
 from o1jax.loop.contrast import Distil, Prefer, distilled, step_pairs
 from o1jax.loop.experiment import Experiment
 from o1jax.loop.filters import Filters, distinct, trees_kept

@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from o1jax.cli import main
-from o1jax.loop.checkpoint import restore_params
+from o1jax.loop.checkpoint_read import restore_params
 from o1jax.loop.model_files import export_model, import_model
 from o1jax.models.configs import plain_config, policy_config
 from o1jax.models.safetensors import read_file, read_folder

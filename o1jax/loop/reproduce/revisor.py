@@ -22,7 +22,7 @@ from o1jax.data.stream import BatchConfig, BatchStream, Document
 from o1jax.learn.objectives import imitation
 from o1jax.learn.optimizer import OptimizerConfig
 from o1jax.loop.answer import Answerer
-from o1jax.loop.checkpoint import restore_params
+from o1jax.loop.checkpoint_read import restore_params
 from o1jax.loop.imitate import Imitate
 from o1jax.loop.marks import stop_ids
 from o1jax.loop.reproduce.claim import Predictions
