@@ -24,7 +24,7 @@ from o1jax.loop.reproduce.claim import (
     Predictions,
     Tier,
 )
-from o1jax.loop.reproduce.compare import difference_table
+from o1jax.loop.reproduce.compare import bar_series, difference_table
 from o1jax.loop.reproduce.learned_report import between, of_seeds
 from o1jax.loop.self_verification import (
     UNBOUNDED,
@@ -207,15 +207,6 @@ def _table(evidence: Evidence) -> dict[str, Any]:
         rows.append([arm, right, said, spent, cost, float(answered.mean())])
         series["measured"].append(right)
         series["expected"].append([said] * 3)
-    figure = [
-        {
-            "label": label,
-            "y": [x[0] for x in found],
-            "lo": [x[1] for x in found],
-            "hi": [x[2] for x in found],
-        }
-        for label, found in series.items()
-    ]
     return {
         "name": "Measured, and expected from the rates",
         "text": f"{PLAIN}: no check is heeded. {RETRY}: after a rejected step another "
@@ -240,7 +231,7 @@ def _table(evidence: Evidence) -> dict[str, Any]:
             "categories": list(evidence.arms),
             "x_label": "",
             "y_label": "right",
-            "series": figure,
+            "series": bar_series(series),
         },
     }
 

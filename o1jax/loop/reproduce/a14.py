@@ -32,6 +32,7 @@ from o1jax.loop.reproduce.claim import (
     Predictions,
     Tier,
 )
+from o1jax.loop.reproduce.compare import bar_series
 from o1jax.loop.reproduce.learned import accounted, improved
 from o1jax.loop.reproduce.learned_report import between, costs
 from o1jax.loop.turns import Turns
@@ -216,15 +217,7 @@ def _table(evidence: Evidence) -> dict[str, Any]:
         )
         bars[FIRST].append(first)
         bars[SECOND].append(second)
-    series = [
-        {
-            "label": f"{name} attempt",
-            "y": [x[0] for x in found],
-            "lo": [x[1] for x in found],
-            "hi": [x[2] for x in found],
-        }
-        for name, found in bars.items()
-    ]
+    series = bar_series({f"{name} attempt": found for name, found in bars.items()})
     return {
         "name": "Two attempts",
         "text": "Parts of all episodes, with a 95 % bootstrap interval over seeds and "

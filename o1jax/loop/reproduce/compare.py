@@ -6,7 +6,7 @@ problems within each drawn seed, and both arms are read at what was drawn. With 
 seeds it understates the variance between seeds by a factor of 2/3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +44,12 @@ def difference_table(
 def _ratio(evidence: Evidence, a: str, b: str, column: str) -> float | None:
     below = float(np.sum(evidence.column(b, column)))
     return float(np.sum(evidence.column(a, column))) / below if below else None
+
+
+def bar_series(found: Mapping[str, Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
+    """The series of a bar chart; by label, (mean, low, high) of each category."""
+    series = []
+    for label, intervals in found.items():
+        y, lo, hi = (list(part) for part in zip(*intervals))
+        series.append({"label": label, "y": y, "lo": lo, "hi": hi})
+    return series

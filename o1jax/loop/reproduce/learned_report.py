@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from o1jax.loop.reproduce.claim import Check, Evidence
+from o1jax.loop.reproduce.compare import bar_series
 from o1jax.loop.reproduce.learned import covered, curve, fact, voted
 from o1jax.statistics import Difference, bootstrap_interval, paired_bootstrap
 
@@ -157,11 +158,8 @@ def bars(
     evidence: Evidence, arms: Sequence[str], *, title: str, ks: Sequence[int] = KS
 ) -> dict[str, Any]:
     """Figure: pass@k of each arm, side by side."""
-    series = []
-    for arm in arms:
-        found = [bootstrap_interval(covered(evidence, arm, k)) for k in ks]
-        y, lo, hi = (list(part) for part in zip(*found))
-        series.append({"label": arm, "y": y, "lo": lo, "hi": hi})
+    interval = lambda arm, k: bootstrap_interval(covered(evidence, arm, k))
+    series = bar_series({arm: [interval(arm, k) for k in ks] for arm in arms})
     return {
         "kind": "bars",
         "title": title,
