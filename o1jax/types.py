@@ -114,6 +114,7 @@ class NodeEval(NamedTuple):
     twin: jax.Array | None = None  # i32[B]
     cost: jax.Array | None = None  # f32[B]  of this row, e.g. tokens drawn
     reward_tokens: jax.Array | None = None  # f32[B]  read to judge it, besides
+    reread_tokens: jax.Array | None = None  # f32[B]  that a draft proposed in vain
 
 
 class NodeState(NamedTuple):
@@ -158,7 +159,8 @@ class Spent(NamedTuple):
     """Compute used, in units that every method shares."""
 
     generated_tokens: jax.Array | float = 0.0
-    reread_tokens: jax.Array | float = 0.0  # prompt and prefix tokens run through again
+    # Prompt and prefix tokens run through again, and what a draft proposed in vain.
+    reread_tokens: jax.Array | float = 0.0
     reward_tokens: jax.Array | float = 0.0  # tokens read by a reward model
     flops: jax.Array | float = 0.0
 

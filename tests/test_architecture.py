@@ -19,7 +19,15 @@ ROOT = Path(__file__).parent.parent
 IMPORTERS = {
     "tasks": ("data", "reward.outcome", "loop"),
     "data": ("loop",),
-    "policy": ("models", "rollout", "reward", "search.steps", "learn", "loop"),
+    "policy": (
+        "models",
+        "rollout",
+        "reward",
+        "search.steps",
+        "search.problems",
+        "learn",
+        "loop",
+    ),
     "models": ("loop",),
     "rollout": ("models.steps", "search", "loop"),
     "reward": ("search.steps", "loop"),

@@ -84,7 +84,7 @@ class Answerer:
         self._length = length or max(
             len(encode(run.tokenizer, e.question)) for e in examples
         )
-        self._draft = draft_of(run, self._config)
+        self._draft = draft_of(run, self._config.draft)
         self._samplers: dict[int, Sampler] = {}
 
     def __call__(
@@ -187,8 +187,8 @@ class Answerer:
         else:
             queue = batches.padded_prompts(ids, tokenizer, **shape)
         keys = request_keys(key, start + jnp.arange(self._chunk))
-        if self._draft is not None and self._draft.params is not None:
-            params = params, self._draft.params
+        if self._draft is not None:
+            params = self._draft.beside(params)
         sampler = self._sampler(math.gcd(samples, self._chunk // self._layout.shards))
         return sampler(params, keys, put_batch(self._layout.mesh, queue))
 

@@ -95,7 +95,7 @@ def searching(
     """Trees of a call's questions, grown together."""
     layout, call, config = decoding(run), search.program, search.config
     yield from _reshard(run, stage, held)
-    params = _to_decode(run, run.current_params())
+    params = _to_decode(run, search.given(run.current_params()))
     queue = rows_on(layout.mesh, (keys(call.chunk), prompts(call.chunk, call.length)))
     reward = None
     if config.reward:

@@ -1,6 +1,6 @@
-"""The draft of an experiment's sampler: who proposes tokens for the policy to check.
+"""The draft of a sampler or a search: who proposes tokens for the policy to check.
 
-In: the run, whose SamplerConfig.draft names the first layers of the policy itself or
+In: the run, and a Draft that names the first layers of the policy itself or
 the workdir of a smaller one. Out: its functions, and the sampler with it. A policy of
 first layers follows the parameters it is sampled with: Elhoushi et al. 2024
 (LayerSkip), arXiv 2404.16710, without their training for it.
@@ -15,7 +15,14 @@ import jax
 from o1jax.config import load
 from o1jax.loop.workdir import Workdir
 from o1jax.policy.policy import Policy, PolicyConfig, build_policy
-from o1jax.rollout.decode import Sampler, SamplerConfig, SampleStats, build_sampler
+from o1jax.rollout.decode import (
+    Draft,
+    Sampler,
+    SamplerConfig,
+    SampleStats,
+    build_sampler,
+)
+from o1jax.rollout.drafted import StepDraft, take_layers
 from o1jax.rollout.speculative import build_speculative_sampler
 from o1jax.types import Params, Prompts, Trajectory
 
@@ -26,16 +33,25 @@ class Drafted(NamedTuple):
     policy: Policy
     layers: int
     params: Params | None
+    tokens: int  # proposed in a round
+
+    def beside(self, params: Params) -> Params:
+        """What a program with this draft takes: the pair, if it has its own."""
+        return params if self.params is None else (params, self.params)
+
+    @property
+    def of_steps(self) -> StepDraft:
+        """For a search."""
+        return StepDraft(self.policy, self.tokens, self.layers)
 
 
-def draft_of(run: Workdir, config: SamplerConfig) -> Drafted | None:
-    """The draft of a sampler, or None. ValueError where it does not fit the policy."""
-    if (draft := config.draft) is None:
+def draft_of(run: Workdir, draft: Draft | None) -> Drafted | None:
+    """Who that is, or None. ValueError where it does not fit the policy."""
+    if draft is None:
         return None
     if draft.layers:
-        return Drafted(
-            first_layers(run.policy_config, draft.layers), draft.layers, None
-        )
+        policy = first_layers(run.policy_config, draft.layers)
+        return Drafted(policy, draft.layers, None, draft.tokens)
     path = Path(draft.workdir)
     if not (path / "config.gin").is_file():
         raise ValueError(f"Draft.workdir: {path} is no workdir: it has no config.gin")
@@ -47,7 +63,7 @@ def draft_of(run: Workdir, config: SamplerConfig) -> Drafted | None:
             f"Draft.workdir: {path} has {other.policy_config.vocab} logits, the policy "
             f"{run.policy_config.vocab}"
         )
-    return Drafted(other.policy, 0, other.newest_params())
+    return Drafted(other.policy, 0, other.newest_params(), draft.tokens)
 
 
 def first_layers(config: PolicyConfig, layers: int) -> Policy:
@@ -60,14 +76,6 @@ def first_layers(config: PolicyConfig, layers: int) -> Policy:
     return build_policy(replace(config, layers=layers, family=family))
 
 
-def take_layers(params: Params, layers: int) -> Params:
-    """The first layers, stacked or not, and all that is no layer."""
-    own = params["layers"]
-    if isinstance(own, tuple):
-        return params | {"layers": own[:layers]}
-    return params | {"layers": jax.tree.map(lambda x: x[:layers], own)}
-
-
 def sampler_with(
     run: Workdir, config: SamplerConfig, draft: Drafted | None, *, samples: int = 1
 ) -> Sampler:
@@ -75,7 +83,7 @@ def sampler_with(
     if draft is None:
         return build_sampler(run.policy, config, samples=samples)
     spoken = build_speculative_sampler(
-        run.policy, draft.policy, config, tokens=config.draft.tokens, samples=samples
+        run.policy, draft.policy, config, tokens=draft.tokens, samples=samples
     )
     if draft.params is not None:
         return spoken

@@ -179,7 +179,7 @@ def build_program(
     def program(
         params: Params, keys: jax.Array, prompts: Prompts, reward_params: Params = None
     ) -> Found:
-        params, guided = search.policy.unstack(params), search
+        params, guided = search.unstack(params), search
         if reward is not None:
             guided = replace(search, reader=reward(reward_params))
         problems, root, page = guided.start(params, keys, prompts)
@@ -187,8 +187,8 @@ def build_program(
         found = recipe(params, key, root, page, guided.expand_fn(problems))
         store = found.nodes.store
         score = None if reward is None else store.reader.score
-        nodes = found.nodes.replace(store=store.replace(k=(), v=(), reader=()))
-        return found._replace(nodes=nodes, score=score)
+        store = store.replace(k=(), v=(), reader=(), draft=())
+        return found._replace(nodes=found.nodes.replace(store=store), score=score)
 
     return program
 

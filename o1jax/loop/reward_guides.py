@@ -36,7 +36,7 @@ from o1jax.search.pages import (
     path_pages,
     pick,
 )
-from o1jax.search.steps import Problems
+from o1jax.search.problems import Problems
 from o1jax.types import Guidance, Params, Prompts
 
 # Tokens whose logits the model makes at once: memory must not grow with the search.

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from o1jax.data.batches import prompts
 from o1jax.loop.answer import Call, request_keys
 from o1jax.loop.choosing import Answer, answers
+from o1jax.loop.drafts import draft_of
 from o1jax.loop.judges import guide_of, reader_of, trained_aggregate
 from o1jax.loop.layout import decoding
 from o1jax.loop.marks import plain_ends, step_end_ids, stop_ids
@@ -77,6 +78,7 @@ class Searcher:
             self._reward, self._weights = run.reward_model(config.reward)
         reader = reader_of(run, config, self._reward) if self._reward else None
         asked = self._prompts(self._examples, len(self._examples))
+        self._draft = draft_of(run, config.steps.draft)
         self._search = StepSearch(
             run.policy,
             config.steps,
@@ -84,6 +86,7 @@ class Searcher:
             stop_ids(run),
             guide_of(run, config, task, self._examples, asked, graded=graded),
             ends=plain_ends(run, config.steps.ends),
+            draft=self._draft and self._draft.of_steps,
         )
         program = build_program(self._search, config, reader)
         self._layout = decoding(run)
@@ -179,6 +182,10 @@ class Searcher:
             trace, verdict=tuple(last_verdict(task, example, text) for text in texts)
         )
 
+    def given(self, params: Params) -> Params:
+        """The parameters that the program takes; with a draft's own, if it has any."""
+        return params if self._draft is None else self._draft.beside(params)
+
     def _part(self, params: Params, key: jax.Array, start: int) -> Searched:
         """The questions of one chunk."""
         nodes, *chosen, account = self._nodes(params, key, start)
@@ -216,7 +223,7 @@ class Searcher:
         queue = queue.replace(prompt_id=np.where(there, queue.prompt_id + start, -1))
         keys = request_keys(key, start + jnp.arange(self._chunk))
         place = self._layout.place
-        queue, params = put_batch(self._layout.mesh, queue), place(params)
+        queue, params = put_batch(self._layout.mesh, queue), place(self.given(params))
         reward_params = None if self._weights is None else place(self._weights.params)
         found: Found = self._program(params, keys, queue, reward_params)
         survivors, score, spent = fetch((found.survivors, found.score, found.spent))
@@ -249,11 +256,17 @@ class Searcher:
 
     @functools.cached_property
     def _prices(self) -> tuple[float, float, float]:
-        """FLOPs of a drawn token, of a prompt, and of a token that a guide reads."""
+        """FLOPs of a token that the policy reads, of a prompt, and of a token that a
+        guide reads."""
         config, length = self.config, self._length
-        token, prompt = draw_flops(self._run.policy, config, length)
+        read, prompt = draw_flops(self._run.policy, config, length)
+        token = read
+        if self._draft is not None:
+            proposed, asked = draw_flops(self._draft.policy, config, length)
+            token += proposed * self._draft.of_steps.share
+            prompt += 0 if self._draft.layers else asked
         if self._reward is None:
-            return token, prompt, token
+            return token, prompt, read
         params = self._weights.params
         return token, prompt, judge_flops(self._reward, params, config, length)
 

@@ -72,6 +72,32 @@ def likeliest_first(logprobs: jax.Array, count: int) -> First:
     return First(token, logprob, entropy(logprobs))
 
 
+def blank_step(
+    contexts: Sequence[Context],
+    first: First,
+    wanted: jax.Array,
+    value: jax.Array,
+    size: int,
+    vocab: int,
+) -> Drawn:
+    """Steps of their first token alone, which is not read; `size` tokens have room."""
+    (B,) = wanted.shape
+    page = lambda x: jnp.zeros((B, x.shape[1], size, x.shape[3]), x.dtype)
+    row = lambda x: jnp.zeros((B, size), x.dtype).at[:, 0].set(jnp.where(wanted, x, 0))
+    return Drawn(
+        k=tuple(page(x) for x in contexts[0].k),
+        v=tuple(page(x) for x in contexts[0].v),
+        tokens=row(first.token),
+        logprob=row(first.logprob),
+        length=wanted.astype(jnp.int32),
+        entropy=jnp.where(wanted, first.entropy, 0.0),
+        value=value,
+        value_before=value,
+        process=jnp.zeros(B),
+        next=jnp.zeros((B, vocab)),
+    )
+
+
 def draw_step(
     policy: Policy,
     params: Params,
@@ -101,9 +127,7 @@ def draw_step(
     chex.assert_shape([position, wanted, value, first.token], (B,))
     slot = jnp.arange(S)
 
-    def write(
-        drawn: Drawn, t: jax.Array | int, going: jax.Array, token: First
-    ) -> Drawn:
+    def write(drawn: Drawn, t: jax.Array, going: jax.Array, token: First) -> Drawn:
         """Token t of the steps that are still going."""
         put = lambda row, new: row.at[:, t].set(jnp.where(going, new, 0), mode="drop")
         return drawn.replace(
@@ -156,22 +180,10 @@ def draw_step(
         next_token = First(token, token_logprob(logprobs, token), entropy(logprobs))
         return t, going, token, state, new, write(drawn, t, going, next_token)
 
-    page = lambda x: jnp.zeros((B, x.shape[1], S, x.shape[3]), x.dtype)
-    blank = Drawn(
-        k=tuple(page(x) for x in contexts[0].k),
-        v=tuple(page(x) for x in contexts[0].v),
-        tokens=jnp.zeros((B, S), jnp.int32),
-        logprob=jnp.zeros((B, S)),
-        length=jnp.zeros(B, jnp.int32),
-        entropy=jnp.zeros(B),
-        value=value,
-        value_before=value,
-        process=jnp.zeros(B),
-        next=jnp.zeros((B, vocab)),
-    )
+    blank = blank_step(contexts, first, wanted, value, S, vocab)
     none = jax.tree.map(lambda x: x[:, :, :1], (blank.k, blank.v))
     state = jnp.full(B, START)
-    begin = first.token, state, none, write(blank, 0, wanted, first)
+    begin = first.token, state, none, blank
     t, *_, new, drawn = jax.lax.while_loop(
         lambda carry: jnp.any(carry[1]), read, (jnp.int32(0), wanted, *begin)
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from o1jax.config import configurable
 from o1jax.rollout.branch import First, drawn_first, likeliest_first
+from o1jax.rollout.decode import Draft
 from o1jax.rollout.ends import Kind
 from o1jax.rollout.sampling import SamplingConfig, draw
 from o1jax.search.pages import GUIDES, fold_keys, of_nodes, pick
@@ -21,7 +22,7 @@ from o1jax.search.pages import GUIDES, fold_keys, of_nodes, pick
 Level = Literal["step", "token", "solution"]
 FirstRule = Literal["draw", "top"]
 # Folded into a node's key for the draws of its own step; its children have 0, 1, ...
-STEP = 2**31 - 1
+STEP, PROPOSED = 2**31 - 1, 2**31 - 2
 
 
 @configurable
@@ -40,6 +41,9 @@ class Steps:
     # Where a step of plain text ends, however its tokenizer cuts it; None: at the
     # template's mark.
     ends: Kind | None = field(default=None, metadata={"identity": "if set"})
+    # Proposes tokens that the policy checks: the same trees' distribution, sooner where
+    # reading a few tokens costs little more than one.
+    draft: Draft | None = field(default=None, metadata={"identity": "if set"})
     guide: str = "value"  # value, process, likelihood, certainty or constant
     discount: float = 1.0  # a step
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -58,6 +62,12 @@ class Steps:
         if not 0 < self.discount <= 1:
             raise ValueError("discount must be in (0, 1]")
 
+        if self.draft is not None and self.draft.tokens >= self.room:
+            raise ValueError(
+                f"draft proposes {self.draft.tokens} tokens, but a step has at most "
+                f"{self.room}"
+            )
+
     @property
     def room(self) -> int:
         """Tokens of a page."""
@@ -67,8 +77,17 @@ class Steps:
 def step_uniforms(keys: jax.Array, count: int) -> jax.Array:
     """f32[B, M, count]: what the steps of nodes of keys u32[B, M, 2] are drawn with."""
     own = fold_keys(keys, jnp.full(keys.shape[:2], STEP))
-    uniform = lambda key: jax.random.uniform(jax.random.wrap_key_data(key), (count,))
-    return jax.vmap(jax.vmap(uniform))(own)
+    return _uniforms(own, (count,))
+
+
+def draft_uniforms(keys: jax.Array, count: int) -> jax.Array:
+    """f32[B, M, count, 3]: the same where a draft proposes, see rollout/drafted.py."""
+    return _uniforms(fold_keys(keys, jnp.full(keys.shape[:2], PROPOSED)), (count, 3))
+
+
+def _uniforms(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    uniform = lambda key: jax.random.uniform(jax.random.wrap_key_data(key), shape)
+    return jax.vmap(jax.vmap(uniform))(keys)
 
 
 def beginnings(config: Steps, keys: jax.Array, logprobs: jax.Array) -> First:

@@ -238,17 +238,14 @@ def expand(
     # Twins may leave room that was kept for them: then the tree goes on.
     ended = jnp.any(dropped, axis=0) & (used >= nodes)
     total = lambda of_row: jnp.sum(jnp.where(wanted, of_row.T, 0.0), axis=0)
-    cost, reward_tokens = tree.cost, tree.reward_tokens
-    if evaluation.cost is not None:
-        cost += total(evaluation.cost)
-    if evaluation.reward_tokens is not None:
-        reward_tokens += total(evaluation.reward_tokens)
+    paid = lambda before, of_row: before if of_row is None else before + total(of_row)
     tree = tree.replace(
         edges=Edges(write(tree.edges.packed, unvisited(evaluation.prior))),
         store=jax.tree.map(write, tree.store, page),
         used=used,
-        cost=cost,
-        reward_tokens=reward_tokens,
+        cost=paid(tree.cost, evaluation.cost),
+        reward_tokens=paid(tree.reward_tokens, evaluation.reward_tokens),
+        reread_tokens=paid(tree.reread_tokens, evaluation.reread_tokens),
         exhausted=tree.exhausted | ended,
         live=tree.live & ~ended,
     )

@@ -56,6 +56,7 @@ def look_ahead(
             store=jax.tree.map(put, nodes.store, page),
             cost=nodes.cost + found.cost,
             reward_tokens=nodes.reward_tokens + found.reward_tokens,
+            reread_tokens=nodes.reread_tokens + found.reread_tokens,
         )
         path = path.at[:, :, depth + 1 + i].set(page_id, mode="drop")
         worth = jnp.where(going, found.worth, worth)

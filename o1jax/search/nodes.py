@@ -25,6 +25,7 @@ class Nodes:
     used: jax.Array  # i32[B]   nodes in use, the root included
     cost: jax.Array  # f32[B]   sum of NodeEval.cost
     reward_tokens: jax.Array  # f32[B]  sum of NodeEval.reward_tokens
+    reread_tokens: jax.Array  # f32[B]  sum of NodeEval.reread_tokens
     exhausted: jax.Array  # bool[B]  the search ended early because the pool was full
     store: Store  # [B, N, ...]
 
@@ -42,6 +43,7 @@ def nodes_of(tree: Tree) -> Nodes:
         used=tree.used,
         cost=tree.cost,
         reward_tokens=tree.reward_tokens,
+        reread_tokens=tree.reread_tokens,
         exhausted=tree.exhausted,
         store=tree.store,
     )

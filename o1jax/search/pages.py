@@ -37,6 +37,7 @@ class StepPage:
     action: jax.Array  # i32[...]  which child of its parent; -1: the root
     first: First  # [..., K]  of the steps that may follow
     reader: Any = ()  # a ReaderPage, where a Reader judges
+    draft: Any = ()  # keys and values (k, v) of a draft of its own, where one proposes
 
 
 class ReaderPrompt(NamedTuple):
@@ -64,7 +65,7 @@ class Reader(NamedTuple):
     start(prompts, S) reads the prompts: what is known of a root, what all nodes of a
     tree share, and a root's page [B, 1, ...]. read(problems, store, path, page) reads
     the steps of new pages [B, M, ...] behind paths i32[B, M, D], each once. `problems`
-    are steps.Problems, whose `reader` is what start gave.
+    are problems.Problems, whose `reader` is what start gave.
     """
 
     start: Callable[[Prompts, int], tuple[Guidance, ReaderPrompt, ReaderPage]]
@@ -170,12 +171,12 @@ def spent(nodes: Nodes | Tree) -> Spent:
     """Tokens that the nodes of each tree cost, [B] each.
 
     Generated: all that were drawn, those of twins included. Nothing is read twice: a
-    token's only reading is the one that decodes it. The prompt's is not counted, and
-    flops are left to who counts programs. Of a reused tree, take the difference to what
-    was spent before.
+    token's only reading is the one that decodes it; what a draft proposed in vain was
+    read besides. The prompt's is not counted, and flops are left to who counts
+    programs. Of a reused tree, take the difference to what was spent before.
     """
     return Spent(
         generated_tokens=nodes.cost,
-        reread_tokens=jnp.zeros_like(nodes.cost),
+        reread_tokens=nodes.reread_tokens,
         reward_tokens=nodes.reward_tokens,
     )

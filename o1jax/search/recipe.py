@@ -36,6 +36,7 @@ class Drawn(NamedTuple):
     twin: jax.Array  # bool[B, M]  equal to a sibling of a lower action number
     cost: jax.Array  # f32[B]  of all that was wanted
     reward_tokens: jax.Array  # f32[B]  read to judge it
+    reread_tokens: jax.Array  # f32[B]  that a draft proposed in vain
 
 
 def draw(
@@ -77,6 +78,7 @@ def draw(
         twin=twin,
         cost=total(evaluation.cost),
         reward_tokens=total(evaluation.reward_tokens),
+        reread_tokens=total(evaluation.reread_tokens),
     ), page
 
 
@@ -105,6 +107,7 @@ def plant_nodes(root: NodeEval, page: Page, *, nodes: int, scratch: int = 0) -> 
         used=jnp.ones(batch, jnp.int32),
         cost=jnp.zeros(batch),
         reward_tokens=read_for(root),
+        reread_tokens=jnp.zeros(batch),
         exhausted=jnp.zeros(batch, bool),
         store=jax.tree.map(
             lambda x: jnp.zeros((batch, rows, *x.shape[1:]), x.dtype).at[:, 0].set(x),
@@ -152,6 +155,7 @@ def keep(
         used=nodes.used + jnp.sum(made, axis=-1, dtype=jnp.int32),
         cost=nodes.cost + drawn.cost,
         reward_tokens=nodes.reward_tokens + drawn.reward_tokens,
+        reread_tokens=nodes.reread_tokens + drawn.reread_tokens,
         store=jax.tree.map(put, nodes.store, page),
     ), node
 

@@ -55,5 +55,6 @@ def advance(tree: Tree, action: jax.Array) -> Tree:
         used=used,
         cost=jnp.zeros(batch),
         reward_tokens=jnp.zeros(batch),
+        reread_tokens=jnp.zeros(batch),
         store=jax.tree.map(lambda x: x[row[:, None], source], tree.store),
     )

@@ -10,7 +10,6 @@ node costs the tokens of its step, and no prefix is read twice. Prior: Hubert et
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
 from o1jax.rollout.branch import draw_step
+from o1jax.rollout.drafted import StepDraft, draw_drafted_step
 from o1jax.rollout.ends import StepEnds, at_tokens
 from o1jax.rollout.sampling import sampling_logprobs
 from o1jax.search.beginnings import (
@@ -27,6 +27,7 @@ from o1jax.search.beginnings import (
     beginnings,
     beginnings_prior,
     begun,
+    draft_uniforms,
     step_uniforms,
 )
 from o1jax.search.expand import ExpandFn, last_node
@@ -34,7 +35,6 @@ from o1jax.search.mcts import Mcts, mcts
 from o1jax.search.pages import (
     GUIDES,
     Reader,
-    ReaderPrompt,
     StepPage,
     along,
     fold_keys,
@@ -44,25 +44,9 @@ from o1jax.search.pages import (
     pick,
     twins,
 )
-from o1jax.search.reuse import advance
-from o1jax.search.tree import SearchResult, Tree
+from o1jax.search.problems import Problems
+from o1jax.search.tree import SearchResult
 from o1jax.types import Guidance, Guide, NodeEval, Params, Prompts
-
-
-class Problems(NamedTuple):
-    """What all nodes of a tree share: the prompt, read once."""
-
-    k: tuple[jax.Array, ...]  # L x [B, Hkv, P, E]
-    v: tuple[jax.Array, ...]
-    seen: jax.Array  # bool[B, P]  where a token lies
-    length: jax.Array  # i32[B]  tokens
-    prompt_id: jax.Array  # i32[B]
-    next: jax.Array  # f32[B, V]  log-probs behind the prompt, as sampled
-    reader: ReaderPrompt | None = None
-
-    def context(self, leaves: int = 1) -> Context:
-        """The prompts, for `leaves` rows of queries each."""
-        return Context(self.k, self.v, jnp.repeat(self.seen, leaves, axis=0)[:, None])
 
 
 @dataclass(frozen=True)
@@ -80,6 +64,9 @@ class StepSearch:
     guide: Guide | None = None  # judges nodes in place of the config's
     reader: Reader | None = None  # judges in place of both
     ends: StepEnds | None = None  # of steps, in place of step_end_ids
+    # Proposes tokens. Where it has parameters of its own, params are the pair of the
+    # policy's and the draft's.
+    draft: StepDraft | None = None
 
     def __post_init__(self) -> None:
         if not self.stop_ids:
@@ -94,7 +81,7 @@ class StepSearch:
         its own key alone (but for noise at the roots, which the engine draws by batch).
         A node's context has room for max_depth steps, so set that when it is known.
         """
-        params = self.policy.unstack(params)
+        params = self.unstack(params)
         if key.ndim:
             keys, key = key, jax.random.fold_in(key[0], STEP)
         else:
@@ -104,15 +91,32 @@ class StepSearch:
         problems, root, page = self.start(params, keys, prompts)
         return mcts(params, key, root, page, self.expand_fn(problems), config)
 
+    def unstack(self, params: Params) -> Params:
+        """Layers apart, which every method takes: a loop that cuts them out is slow."""
+        if not self._paired:
+            return self.policy.unstack(params)
+        own, other = params
+        return self.policy.unstack(own), self.draft.policy.unstack(other)
+
+    def _parts(self, params: Params) -> tuple[Params, Params]:
+        """The policy's and the draft's."""
+        if self.draft is None:
+            return params, None
+        return self.draft.parts(params)
+
+    @property
+    def _paired(self) -> bool:
+        return self.draft is not None and not self.draft.layers
+
     def start(
         self, params: Params, keys: jax.Array, prompts: Prompts
     ) -> tuple[Problems, NodeEval, StepPage]:
         """Reads the prompts. One whose prompt_id is -1 is finished: nothing follows."""
         B, P = prompts.tokens.shape
         chex.assert_shape([keys, prompts.length], (B,))
-        output, cache = self.policy.start(
-            params, prompts.tokens, prompts.length, capacity=P
-        )
+        own, other = self._parts(params)
+        asked = prompts.tokens, prompts.length
+        output, cache = self.policy.start(own, *asked, capacity=P)
         K, S, V = self.config.children, self.config.room, output.logits.shape[-1]
         if self.config.first == "top" and K > V:
             raise ValueError(f"children ({K}) is above the vocabulary's size ({V})")
@@ -125,12 +129,16 @@ class StepSearch:
             prompt_id=prompts.prompt_id,
             next=sampling_logprobs(output.logits, self.config.sampling),
         )
+        if self._paired:
+            _, cache = self.draft.policy.start(other, *asked, capacity=P)
+            problems = problems._replace(draft=(whole(cache.k), whole(cache.v)))
         empty = lambda x: jnp.zeros((B, 1, x.shape[1], S, x.shape[3]), x.dtype)
         key = jax.random.key_data(keys)[:, None]
         none = prompts.prompt_id[:, None] < 0
         page = StepPage(
             k=tuple(empty(x) for x in problems.k),
             v=tuple(empty(x) for x in problems.v),
+            draft=jax.tree.map(empty, problems.draft),
             tokens=jnp.zeros((B, 1, S), jnp.int32),
             logprob=jnp.zeros((B, 1, S)),
             length=jnp.zeros((B, 1), jnp.int32),
@@ -145,7 +153,7 @@ class StepSearch:
         )
         if self.reader is None:
             path = jnp.zeros((B, 1, 0), jnp.int32)
-            guidance = self._guidance(params, problems, page, path, page)
+            guidance = self._guidance(own, problems, page, path, page)
         else:
             guidance, shared, own = self.reader.start(prompts, S)
             problems = problems._replace(reader=shared)
@@ -172,6 +180,7 @@ class StepSearch:
         action: jax.Array,
     ) -> tuple[NodeEval, StepPage]:
         """`key` is not used: nodes have their own, the same in any batch."""
+        own, other = self._parts(self.unstack(params))
         config = self.config
         B, M, D = path.shape
         R, S = B * M, config.room
@@ -187,27 +196,39 @@ class StepSearch:
         lengths = along(store.length, path)
         begin = problems.length[:, None] + jnp.sum(lengths, axis=-1)
         on_path = jnp.arange(S)[None, None, None] < lengths[..., None]
-        drawn = draw_step(
-            self.policy,
-            self.policy.unstack(params),
-            jax.tree.map(flat, first),
-            flat(begin),
-            [
-                problems.context(leaves=M),
-                Context(
-                    k=tuple(path_pages(x, path) for x in store.k),
-                    v=tuple(path_pages(x, path) for x in store.v),
-                    mask=on_path.reshape(R, 1, D * S),
-                ),
-            ],
-            uniform=flat(uniform),
-            wanted=flat(action >= 0),
-            value=flat(of_parent(store.value)),
-            vocab=problems.next.shape[-1],
-            ends=self._ends(problems.next.shape[-1]),
-            sampling=config.sampling,
-        )
-        drawn = jax.tree.map(lambda x: x.reshape(B, M, *x.shape[1:]), drawn)
+        above = lambda pages: tuple(path_pages(x, path) for x in pages)
+        behind = lambda k, v: Context(above(k), above(v), on_path.reshape(R, 1, D * S))
+        step = {
+            "wanted": flat(action >= 0),
+            "value": flat(of_parent(store.value)),
+            "vocab": problems.next.shape[-1],
+            "ends": self._ends(problems.next.shape[-1]),
+            "sampling": config.sampling,
+        }
+        start = jax.tree.map(flat, first), flat(begin)
+        contexts = [problems.context(leaves=M), behind(store.k, store.v)]
+        if self.draft is None:
+            drawn = draw_step(
+                self.policy, own, *start, contexts, uniform=flat(uniform), **step
+            )
+            kept, read = (), drawn.length
+        else:
+            others = []
+            if self._paired:
+                others = [problems.draft_context(leaves=M), behind(*store.draft)]
+            drawn, kept, read = draw_drafted_step(
+                self.policy,
+                own,
+                self.draft,
+                other,
+                *start,
+                contexts,
+                others,
+                uniform=flat(draft_uniforms(keys, S)),
+                **step,
+            )
+        nodewise = lambda x: x.reshape(B, M, *x.shape[1:])
+        drawn, kept, read = jax.tree.map(nodewise, (drawn, kept, read))
 
         last = pick(drawn.tokens, jnp.maximum(drawn.length - 1, 0))
         finished = jnp.isin(last, jnp.array(self.stop_ids)) & (drawn.length > 0)
@@ -227,15 +248,19 @@ class StepSearch:
             parent_key=of_parent(store.key),
             action=action,
             first=beginnings(config, keys, flat(drawn.next)),
+            draft=kept,
         )
         seen = path[..., :0] if config.level == "solution" else path
         if self.reader is None:
-            guidance = self._guidance(params, problems, store, seen, page)
+            guidance = self._guidance(own, problems, store, seen, page)
         else:
             guidance, own = self.reader.read(problems, store, seen, page)
             page = page.replace(reader=own)
         ends = finished & (config.level != "solution")
-        return self._evaluation(guidance, store, page, ends=ends), page
+        found = self._evaluation(guidance, store, page, ends=ends)
+        if self.draft is not None:
+            found = found._replace(reread_tokens=(read - drawn.length) * 1.0)
+        return found, page
 
     def _ends(self, vocab: int) -> StepEnds:
         if self.config.level == "solution":
@@ -272,25 +297,3 @@ class StepSearch:
             cost=page.length.astype(jnp.float32),
             reward_tokens=jnp.broadcast_to(guidance.tokens, shape).astype(jnp.float32),
         )
-
-
-def move(problems: Problems, tree: Tree, action: jax.Array) -> tuple[Problems, Tree]:
-    """Takes the step `action` i32[B] at each root; the trees below it are kept.
-
-    reuse.advance, and what the old root's page holds is moved behind the prompt, where
-    it takes S places. A guide sees the path from the new root on. To search on: grow().
-    """
-    root: StepPage = jax.tree.map(lambda x: x[:, 0], tree.store)
-    slot = jnp.arange(root.tokens.shape[1])
-    own = slot[None] < root.length[:, None]
-
-    def behind(held: Any, page: Any) -> Any:
-        """A prompt's keys, values and mask with those of the page behind them."""
-        join = lambda x, y: jax.tree.map(lambda *z: jnp.concatenate(z, axis=2), x, y)
-        seen = jnp.concatenate([held.seen, own], axis=1)
-        return held._replace(k=join(held.k, page.k), v=join(held.v, page.v), seen=seen)
-
-    problems = behind(problems, root)._replace(length=problems.length + root.length)
-    if problems.reader is not None:
-        problems = problems._replace(reader=behind(problems.reader, root.reader))
-    return problems, advance(tree, action)

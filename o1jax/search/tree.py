@@ -96,6 +96,7 @@ class Tree:
     used: jax.Array  # i32[B]  nodes in use, the root included
     cost: jax.Array  # f32[B]  sum of NodeEval.cost
     reward_tokens: jax.Array  # f32[B]  sum of NodeEval.reward_tokens, the root's too
+    reread_tokens: jax.Array  # f32[B]  sum of NodeEval.reread_tokens
     store: Store  # [B, N, ...]
 
     @property
@@ -229,6 +230,7 @@ def plant(root: NodeEval, page: Page, *, nodes: int) -> Tree:
         used=jnp.ones(batch, jnp.int32),
         cost=jnp.zeros(batch),
         reward_tokens=read_for(root),
+        reread_tokens=jnp.zeros(batch),
         store=jax.tree.map(
             lambda x: jnp.zeros((batch, nodes, *x.shape[1:]), x.dtype).at[:, 0].set(x),
             page,

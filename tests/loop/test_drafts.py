@@ -10,10 +10,13 @@ import o1jax.loop.experiment  # noqa: F401  registers every config class
 from o1jax.config import load
 from o1jax.loop.answer import Answerer
 from o1jax.loop.drafts import draft_of, first_layers
+from o1jax.loop.methods import Search
+from o1jax.loop.searching import Searcher
 from o1jax.loop.workdir import Workdir
 from o1jax.policy.policy import PolicyConfig
 from o1jax.rollout.decode import Draft
 from o1jax.rollout.sampling import SamplingConfig
+from o1jax.search.steps import Steps
 
 GREEDY = SamplingConfig(temperature=0.0)
 
@@ -42,6 +45,35 @@ def test_a_draft_of_another_run_changes_no_answer_and_is_paid_for(finished):
     assert total["flops"] > alone["flops"]  # the draft reads and draws too
 
 
+@pytest.mark.parametrize("method", ["mcts", "best_of_n"])
+def test_a_search_with_a_draft_finds_the_same_and_pays_for_it(finished, method):
+    run = reopened(finished, None)
+    task = run.experiment.task
+    examples = [task.example(0, "test", i) for i in range(3)]
+    steps = Steps(children=2, first="top", guide="likelihood", sampling=GREEDY)
+
+    def searched(draft):
+        search = Search(method, budget=4, steps=replace(steps, draft=draft))
+        searcher = Searcher(run, examples, task, search)
+        return searcher(run.newest_params(), jax.random.key(0))
+
+    alone = searched(None)
+    found = searched(Draft(tokens=2, workdir=str(finished.workdir)))
+    assert found.texts == alone.texts
+    np.testing.assert_array_equal(
+        found.spent.generated_tokens, alone.spent.generated_tokens
+    )
+    assert (alone.spent.reread_tokens == 0).all()
+    # The draft is the policy, so each token is paid twice. All that it proposes passes,
+    # but behind the end of a step it was in vain.
+    vain = found.spent.reread_tokens
+    assert (vain > 0).all()
+    assert ((found.spent.generated_tokens + vain) % 3 == 0).all()
+    token = (found.spent.flops / 2 - alone.spent.flops) / vain
+    np.testing.assert_allclose(token, token[0])
+    assert 0 < token[0] < alone.spent.flops[0] / alone.spent.generated_tokens[0]
+
+
 def test_a_config_without_a_draft_keeps_its_fingerprint(tmp_path):
     file = tmp_path / "a.gin"
     text = "Experiment.stages = (@Imitate(),)\n"
@@ -68,7 +100,7 @@ def test_a_draft_that_does_not_fit_is_named(finished, tmp_path, make):
     def refused(draft):
         run = reopened(finished, draft)
         with pytest.raises(ValueError) as error:
-            draft_of(run, run.experiment.sampler)
+            draft_of(run, run.experiment.sampler.draft)
         return str(error.value)
 
     assert refused(Draft(layers=1)) == "Draft.layers is 1: the policy has 1"
@@ -78,4 +110,4 @@ def test_a_draft_that_does_not_fit_is_named(finished, tmp_path, make):
     run = reopened(finished, Draft(workdir=str(finished.workdir)))
     run.policy_config = PolicyConfig(vocab=99)
     with pytest.raises(ValueError, match="has 16 logits, the policy 99"):
-        draft_of(run, run.experiment.sampler)
+        draft_of(run, run.experiment.sampler.draft)

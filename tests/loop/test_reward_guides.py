@@ -29,7 +29,8 @@ from o1jax.reward.model import RewardModelConfig, build_reward_model
 from o1jax.reward.versions import Weights
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.search.mcts import Mcts
-from o1jax.search.steps import Problems, Steps, StepSearch
+from o1jax.search.problems import Problems
+from o1jax.search.steps import Steps, StepSearch
 from o1jax.types import Prompts, Spent
 
 # Several of each, for a policy of random weights ends few steps with one.

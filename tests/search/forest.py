@@ -72,6 +72,7 @@ FOREST = Nodes(
     used=np.array([7, 3, 1], np.int32),
     cost=np.array([14.0, 3.0, 0.0], np.float32),
     reward_tokens=np.zeros(3, np.float32),
+    reread_tokens=np.zeros(3, np.float32),
     exhausted=np.array([True, False, False]),
     store=_store(),
 )
@@ -88,6 +89,7 @@ NOTHING = Nodes(
     used=np.array([1]),
     cost=np.zeros(1, np.float32),
     reward_tokens=np.zeros(1, np.float32),
+    reread_tokens=np.zeros(1, np.float32),
     exhausted=np.zeros(1, bool),
     store=StepText(
         tokens=np.zeros((1, 2, 3), np.int32),

@@ -39,7 +39,8 @@ from o1jax.rollout.sampling import SamplingConfig
 from o1jax.search.mcts import grow
 from o1jax.search.nodes import nodes_of
 from o1jax.search.pages import GUIDES, spent
-from o1jax.search.steps import Steps, StepSearch, move
+from o1jax.search.problems import move
+from o1jax.search.steps import Steps, StepSearch
 from o1jax.search.tree import Edges, plant
 from o1jax.types import Guidance, NodeState
 

@@ -53,7 +53,7 @@ def speculate(
     method: Speculate,
 ) -> Predictions:
     """One row answers all problems, alone and with the draft."""
-    folder = "" if method.layers else str(_draft_folder(run, method.draft))
+    folder = "" if method.layers else str(draft_folder(run, method.draft))
     config = replace(
         run.experiment.sampler,
         rows=1,
@@ -61,11 +61,11 @@ def speculate(
         sampling=method.sampling,
         draft=Draft(tokens=method.tokens, layers=method.layers, workdir=folder),
     )
-    draft = draft_of(run, config)
+    draft = draft_of(run, config.draft)
     shape = {"length": _longest(run, examples), "rows": len(examples)}
     queue = prompts(examples, run.tokenizer, run.experiment.template, **shape)
     keys = request_keys(key, jnp.arange(len(examples)))
-    pair = params if draft.params is None else (params, draft.params)
+    pair = draft.beside(params)
 
     def program(own: SamplerConfig, draft: Drafted | None) -> Callable[[], Any]:
         given = params if draft is None else pair
@@ -77,7 +77,7 @@ def speculate(
     found, stats = spoken()
     prompt_alone, prompt = program(one, None), program(one, draft)
     prompt_alone(), prompt()
-    timed = _in_turns(alone, spoken, prompt_alone, prompt)
+    timed = in_turns(alone, spoken, prompt_alone, prompt)
     plain_times, times, plain_prompt, prompt_times = timed
     rows = jax.device_get(found)
     length = rows.length - rows.prompt_length
@@ -111,7 +111,7 @@ def speculate(
     )
 
 
-def _draft_folder(run: Workdir, overrides: tuple[str, ...]) -> Any:
+def draft_folder(run: Workdir, overrides: tuple[str, ...]) -> Any:
     """Where the draft is: beside the target, trained now if it was not before."""
     from o1jax.loop.reproduce.runner import EXPERIMENTS
 
@@ -129,7 +129,7 @@ def _longest(run: Workdir, examples: Sequence[Example]) -> int:
     return max(len(encode(run.tokenizer, e.question)) for e in examples)
 
 
-def _in_turns(*programs: Callable[[], Any]) -> list[tuple[float, float]]:
+def in_turns(*programs: Callable[[], Any]) -> list[tuple[float, float]]:
     """Median seconds of each, by the clock and of processor time; they take turns."""
     times: list[list[tuple[float, float]]] = [[] for _ in programs]
     for _ in range(REPEATS):
@@ -164,7 +164,7 @@ def _costs(
     ]
     for program in programs:
         program()
-    times = [processor / CALLS for _, processor in _in_turns(*programs)]
+    times = [processor / CALLS for _, processor in in_turns(*programs)]
     return dict(zip(("step", "draft_step", "verify"), times))
 
 
