@@ -6,26 +6,32 @@ oracle: what self_verification.py turns into an expectation. A rejected step lea
 trace: the next is drawn as if it were the first. Yu et al. 2025, arXiv 2510.12157.
 """
 
-import copy
 import functools
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from o1jax.config import configurable
-from o1jax.loop.answer import Answerer
-from o1jax.loop.ledger import count_flops
+from o1jax.data.batches import prompts
+from o1jax.loop.answer import request_keys
+from o1jax.loop.layout import decoding
 from o1jax.loop.marks import step_end_ids, stop_ids
+from o1jax.loop.search_flops import read_flops
 from o1jax.loop.self_evaluation import SelfEvaluation, answer_tokens
 from o1jax.loop.self_verification import Rates
 from o1jax.loop.workdir import Workdir
+from o1jax.parallel.hosts import fetch
+from o1jax.parallel.mesh import ROWS, put_batch
+from o1jax.rollout.reflect import Rules, Walks, reflect
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import STEP_END, Example, Task
-from o1jax.types import Params
+from o1jax.types import Params, Prompts
 
 
 @configurable
@@ -72,42 +78,8 @@ class Reflected(NamedTuple):
     judged: list[list[Judged]]  # [R]
 
 
-class Step(NamedTuple):
-    """A step as text, without the mark that closes it, and as tokens with it."""
-
-    text: str
-    ids: list[int]
-
-
-@dataclass
-class _Walk:
-    """One request under way."""
-
-    example: Example
-    kept: list[str] = field(default_factory=list)
-    ids: list[list[int]] = field(default_factory=list)  # of each of them
-    alive: list[bool] = field(default_factory=lambda: [True])  # before each depth
-    tried: list[list[Step]] = field(default_factory=lambda: [[]])  # at each depth
-    judged: list[Judged] = field(default_factory=list)
-    tokens: int = 0
-    over: bool = False
-    answered: bool = False
-
-    def take(self, step: Step, right: bool) -> None:
-        self.kept.append(step.text)
-        self.ids.append(step.ids)
-        self.alive.append(right)
-        self.tried.append([])
-
-    def drop(self) -> Step:
-        """Takes the last step back."""
-        self.alive.pop()
-        self.tried.pop()
-        return Step(self.kept.pop(), self.ids.pop())
-
-
 class Reflection:
-    """Answers fixed questions with compiled programs of one shape."""
+    """Answers fixed questions with a compiled program of one shape."""
 
     def __init__(
         self,
@@ -119,148 +91,124 @@ class Reflection:
         steps: int,
         chunk: int = 512,
     ) -> None:
-        """steps: that an answer may have; a walk beyond ends without one."""
-        self._run, self._task, self._config = run, task, config
-        self._examples, self._most = list(examples), steps
-        sampler = replace(
-            run.experiment.sampler,
-            max_new_tokens=config.step_tokens,
-            stop_ids=(*step_end_ids(run), *stop_ids(run)),
+        """steps: that an answer may have; a walk beyond ends without one.
+
+        chunk: walks that go on together, and questions of a call, at most.
+        """
+        self._run, self._task = run, task
+        self._examples = list(examples)
+        ask, yes, no = answer_tokens(config.check, run.tokenizer)
+        said = run.tokenizer.encode(config.accepted) if config.accepted else []
+        self._rules = Rules(
+            ask=tuple(ask.tolist()),
+            yes=yes,
+            no=no,
+            accepted=tuple(said),
+            step_ends=step_end_ids(run),
+            stops=stop_ids(run),
+            threshold=config.threshold,
+            heed=config.heed,
+            attempts=config.attempts,
+            back=config.back,
+            draws=config.draws,
+            depth=steps,
+            tokens=config.step_tokens,
+            sampling=config.sampling,
         )
         encode = run.experiment.template.encode_prompt
-        self._prompt = [encode(run.tokenizer, e.question) for e in self._examples]
-        self._said = run.tokenizer.encode(config.accepted) if config.accepted else []
-        ask, self._yes, self._no = answer_tokens(config.check, run.tokenizer)
-        self._ask = ask.tolist()
-        each = config.step_tokens + len(self._said)
-        self._length = max(map(len, self._prompt)) + steps * each
-        self._chunk = chunk
-        own = copy.copy(run)
-        own.experiment = replace(run.experiment, sampler=sampler)
-        self._draw = Answerer(
-            own, [], config.sampling, chunk=chunk, length=self._length
-        )
-        self._believed = jax.jit(self._belief)
+        self._length = max(len(encode(run.tokenizer, e.question)) for e in examples)
+        self._layout = layout = decoding(run)
+        self._rows = -(-chunk // layout.shards)
+        self._chunk = -(-min(chunk, len(self._examples)) // layout.shards)
+        self._chunk *= layout.shards
+        walk, rows = self._walk, PartitionSpec(ROWS)
+        if layout.shards > 1:
+            walk = jax.shard_map(
+                walk,
+                mesh=layout.mesh,
+                in_specs=(PartitionSpec(), rows, rows),
+                out_specs=rows,
+                axis_names=set(ROWS if layout.cut else layout.mesh.axis_names),
+                check_vma=False,
+            )
+        self._program = jax.jit(walk)
 
     def __call__(self, params: Params, key: jax.Array, samples: int) -> Reflected:
         """`samples` answers to each question, those of a question in a row.
 
         What they cost, checks included, is booked as evaluation.
         """
-        walks = [_Walk(e) for e in self._examples for _ in range(samples)]
-        prompts = [p for p in self._prompt for _ in range(samples)]
-        for number in range(self._config.draws):
-            going = [i for i, walk in enumerate(walks) if not walk.over]
-            if not going:
-                break
-            own = jax.random.fold_in(key, number)
-            here = [walks[i] for i in going], [prompts[i] for i in going]
-            self._round(params, own, *here)
-        grades = [
-            walk.answered and self._task.grade(walk.example, _text(walk.kept)) >= 1
-            for walk in walks
-        ]
+        params, found = self._layout.place(params), []
+        for start in range(0, len(self._examples), self._chunk):
+            began = time.monotonic()
+            asked = self._examples[start : start + self._chunk]
+            walks = self._walks(params, key, start, samples)
+            requests = enumerate(e for e in asked for _ in range(samples))
+            found += [self._told(walks, row, example) for row, example in requests]
+            self._book(walks, time.monotonic() - began)
+        right, answered, tokens, judged = zip(*found)
         return Reflected(
-            right=np.array(grades, bool),
-            answered=np.array([walk.answered for walk in walks]),
-            draws=np.array([len(walk.judged) for walk in walks]),
-            tokens=np.array([walk.tokens for walk in walks]),
-            judged=[walk.judged for walk in walks],
+            right=np.array(right),
+            answered=np.array(answered),
+            draws=np.array([len(walk) for walk in judged]),
+            tokens=np.array(tokens),
+            judged=list(judged),
         )
 
-    def _round(
-        self,
-        params: Params,
-        key: jax.Array,
-        walks: list[_Walk],
-        prompts: list[list[int]],
-    ) -> None:
-        """Draws a step for each walk, asks about it, and moves."""
-        before = [
-            sum((ids + self._said for ids in walk.ids), prompt)
-            for walk, prompt in zip(walks, prompts)
-        ]
-        drawn = self._draw(
-            params,
-            key,
-            1,
-            task=_Ungraded(),
-            kind="evaluate",
-            examples=[walk.example for walk in walks],
-            prompts=before,
-        )
-        asked, about, rows = [], [], drawn.rows
-        for i, (walk, prompt, (text,)) in enumerate(zip(walks, before, drawn.texts)):
-            ids = rows.tokens[i, rows.prompt_length[i] : rows.length[i]].tolist()
-            walk.tokens += len(ids)
-            step, closed, _ = text.partition(STEP_END)
-            if closed and len(walk.kept) < self._most:
-                asked.append(prompt + ids + self._ask)
-                about.append((walk, Step(step.strip(), ids)))
-            else:  # it has ended its answer, or lost its way in a step
-                walk.over, walk.answered = True, not text.strip()
-        for (walk, step), belief in zip(about, self._ask_about(params, asked)):
-            self._move(walk, step, accepted=bool(belief >= self._config.threshold))
+    def _walk(self, params: Params, keys: jax.Array, asked: Prompts) -> Walks:
+        own = params, keys, asked, self._rules
+        walks = reflect(self._run.policy, *own, rows=self._rows)
+        return walks.replace(computed=walks.computed[None])  # of each shard
 
-    def _ask_about(self, params: Params, asked: list[list[int]]) -> np.ndarray:
-        """f32[R]: P(yes) of those prompts."""
-        width, found = self._length + self._config.step_tokens + len(self._ask), []
-        for start in range(0, len(asked), self._chunk):
-            rows = asked[start : start + self._chunk]
-            tokens = np.zeros((self._chunk, width), np.int32)
-            length = np.ones(self._chunk, np.int32)
-            for i, row in enumerate(rows):
-                tokens[i, : len(row)], length[i] = row, len(row)
-            found.append(
-                np.asarray(self._believed(params, tokens, length))[: len(rows)]
+    def _walks(self, params: Params, key: jax.Array, start: int, samples: int) -> Walks:
+        """Those of the questions from number `start` on, a call's; numpy."""
+        run, shape = self._run, {"length": self._length, "rows": self._chunk}
+        asked = self._examples[start : start + self._chunk]
+        queue = prompts(asked, run.tokenizer, run.experiment.template, **shape)
+        numbers = start * samples + jnp.arange(self._chunk * samples)
+        keys = request_keys(key, numbers).reshape(self._chunk, samples)
+        queue = put_batch(self._layout.mesh, queue)
+        return fetch(self._program(params, keys, queue))
+
+    def _told(
+        self, walks: Walks, row: int, example: Example
+    ) -> tuple[bool, bool, int, list[Judged]]:
+        """(right, answered, tokens, steps that were judged) of a walk."""
+        length, task = walks.length[row], self._task
+        paths: dict[int, tuple[list[str], bool]] = {-1: ([], True)}  # and: all right
+        judged, answer = [], None
+        for n in range(np.count_nonzero(length)):
+            text = self._run.tokenizer.decode(
+                walks.tokens[row, n, : length[n]].tolist()
             )
-            self._run.ledger.add("evaluate", tokens=tokens.size, flops=self._asking)
-        return np.concatenate(found) if found else np.zeros(0, np.float32)
+            steps, alive = paths[int(walks.parent[row, n])]
+            if walks.closed[row, n] and len(steps) < self._rules.depth:
+                path = [*steps, text.partition(STEP_END)[0].strip()]
+                right = alive and task.state_value(example, path) > 0
+                accepted = bool(walks.belief[row, n] >= self._rules.threshold)
+                paths[n] = path, right
+                judged.append(Judged(len(steps), alive, right, accepted))
+            elif not text.strip():  # else it has lost its way in a step
+                answer = steps
+        right = answer is not None and task.grade(example, _text(answer)) >= 1
+        return right, answer is not None, int(length.sum()), judged
+
+    def _book(self, walks: Walks, seconds: float) -> None:
+        token, prompt = self._prices
+        computed, questions = int(walks.computed.sum()), self._chunk
+        self._run.ledger.add(
+            "evaluate",
+            tokens=computed + questions * self._length,
+            flops=computed * token + questions * prompt,
+            seconds=seconds,
+        )
 
     @functools.cached_property
-    def _asking(self) -> float:
-        """FLOPs of a call that asks about steps."""
-        width = self._length + self._config.step_tokens + len(self._ask)
-        params = jax.eval_shape(self._run.policy.init, self._run.key)
-        tokens = jax.ShapeDtypeStruct((self._chunk, width), jnp.int32)
-        length = jax.ShapeDtypeStruct((self._chunk,), jnp.int32)
-        return count_flops(self._belief, params, tokens, length).flops
-
-    def _belief(
-        self, params: Params, tokens: jax.Array, length: jax.Array
-    ) -> jax.Array:
-        output, _ = self._run.policy.start(
-            params, tokens, length, capacity=tokens.shape[1]
-        )
-        return jax.nn.sigmoid(
-            jnp.float32(output.logits[:, self._yes] - output.logits[:, self._no])
-        )
-
-    def _move(self, walk: _Walk, step: Step, *, accepted: bool) -> None:
-        config, alive = self._config, walk.alive[-1]
-        right = self._right(walk, step)
-        walk.judged.append(Judged(len(walk.kept), alive, right, accepted))
-        if accepted or not config.heed:
-            walk.take(step, right)
-            return
-        walk.tried[-1].append(step)
-        if not config.attempts or len(walk.tried[-1]) < config.attempts:
-            return
-        if not config.back:
-            first = walk.tried[-1][0]
-            walk.take(first, self._right(walk, first))
-            return
-        while len(walk.tried[-1]) == config.attempts:
-            if not walk.kept:
-                walk.over = True
-                return
-            failed = walk.drop()
-            walk.tried[-1].append(failed)
-
-    def _right(self, walk: _Walk, step: Step) -> bool:
-        """Whether a step may follow what is kept, all of which is right."""
-        steps = [*walk.kept, step.text]
-        return walk.alive[-1] and self._task.state_value(walk.example, steps) > 0
+    def _prices(self) -> tuple[float, float]:
+        """FLOPs of a token that is read behind all that it may see, and of a prompt."""
+        rules = self._rules
+        places = self._length + rules.slots + rules.tokens + len(rules.ask)
+        return read_flops(self._run.policy, self._length, places)
 
 
 def rates_by_step(judged: Sequence[Sequence[Judged]], steps: int) -> list[Rates]:
@@ -290,13 +238,6 @@ def measured_rates(judged: Sequence[Sequence[Judged]]) -> Rates:
         false_reject=float(np.mean([not one.accepted for one in good])),
         accept_behind=float(np.mean(behind)) if behind else None,
     )
-
-
-class _Ungraded:
-    """Steps are not answers: nothing is graded while they are drawn."""
-
-    def grade(self, example: Example, response: str) -> float:
-        return 0.0
 
 
 def _text(steps: Sequence[str]) -> str:

@@ -23,14 +23,20 @@ def draw_flops(
     policy: Policy, config: Search, prompt_length: int
 ) -> tuple[float, float]:
     """FLOPs of a drawn token, and of a prompt."""
+    # A revision sees all attempts before it, each as long as an answer may be.
+    answers = 1 + config.revisions if config.method == "revision" else 1
+    steps = config.depth * answers + 1
+    return read_flops(
+        policy, prompt_length, prompt_length + steps * config.steps.tokens
+    )
+
+
+def read_flops(policy: Policy, prompt_length: int, places: int) -> tuple[float, float]:
+    """FLOPs of a token that may attend to so many places, and of a prompt."""
     params = jax.eval_shape(policy.init, jax.random.key(0))
     prompt = jax.ShapeDtypeStruct((1, prompt_length), jnp.int32)
     row = jax.ShapeDtypeStruct((1,), jnp.int32)
     start = functools.partial(policy.start, capacity=prompt_length)
-    # A revision sees all attempts before it, each as long as an answer may be.
-    answers = 1 + config.revisions if config.method == "revision" else 1
-    steps = config.depth * answers + 1
-    places = prompt_length + steps * config.steps.tokens
     return (
         _token_flops(policy, params, places),
         count_flops(start, params, prompt, row).flops,
