@@ -1,11 +1,9 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # most names are for the scripts that source this
-# What the launch scripts share: options, slices, dry runs, the check before money is
-# spent. Sourced.
+# What the launch scripts share: help, options, slices, dry runs, the check before money
+# is spent. Sourced.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-name='' zone='' project='' topology='' file='' workdir='' cluster='' image=''
-spot='' dry='' check=1
 
 die() {
   echo "${0##*/}: $*" >&2
@@ -13,9 +11,30 @@ die() {
 }
 
 # The comment at the top of the script.
-usage() {
-  sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
+
+refuse() {
+  usage >&2
   exit 2
+}
+
+# Help where it is asked for, and where nothing is.
+help_first() {
+  (($#)) || refuse
+  [[ $1 != --help && $1 != -h ]] || {
+    usage
+    exit 0
+  }
+}
+
+# begin ACTION OPTIONS...
+begin() {
+  name='' zone='' project='' topology='' file='' workdir='' cluster='' image=''
+  spot='' dry='' check=1
+  help_first "$@"
+  action=$1
+  shift
+  options "$@"
 }
 
 options() {
@@ -29,7 +48,7 @@ options() {
       --spot) spot=1 && shift ;;
       --dry-run) dry=1 && shift ;;
       --no-check) check='' && shift ;;
-      --help | -h) usage ;;
+      --help | -h) help_first "$1" ;;
       *) die "unknown option $1" ;;
     esac
   done

@@ -15,10 +15,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 
-[[ $# -ge 1 ]] || usage
-action=$1 && shift
-options "$@"
-[[ $action == --help || $action == -h ]] && usage
+begin "$@"
 need cluster zone
 where=(--cluster "$cluster" --zone "$zone")
 [[ -z $project ]] || where+=(--project "$project")
@@ -61,5 +58,5 @@ case $action in
     need name
     run xpk workload delete "${where[@]}" --workload "$name" --force
     ;;
-  *) usage ;;
+  *) die "unknown action $action: see --help" ;;
 esac

@@ -8,26 +8,25 @@
 # free port. When one fails, the others are ended; the exit code is that of the first to
 # fail. SIGTERM is passed on to all. Output of process 1, 2, ... is kept apart in LOGS
 # (default: not shown unless it fails).
-set -euo pipefail
 
-usage() {
-  sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d' >&2
-  exit 2
-}
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+help_first "$@"
 
 devices=
 while getopts "d:" option; do
   case $option in
     d) devices=$OPTARG ;;
-    *) usage ;;
+    *) refuse ;;
   esac
 done
 shift $((OPTIND - 1))
-[[ $# -ge 2 && $1 =~ ^[1-9][0-9]*$ ]] || usage
+[[ $# -ge 2 && $1 =~ ^[1-9][0-9]*$ ]] || refuse
 count=$1
 shift
 devices=${devices:-$((count < 8 ? 8 / count : 1))}
-[[ $devices =~ ^[1-9][0-9]*$ ]] || usage
+[[ $devices =~ ^[1-9][0-9]*$ ]] || refuse
 
 port=$(python3 -c '
 import socket

@@ -18,10 +18,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 
-[[ $# -ge 1 ]] || usage
-action=$1 && shift
-options "$@"
-[[ $action == --help || $action == -h ]] && usage
+begin "$@"
 need name zone
 limit "a managed instance group" 58 # its machines get -xxxx
 region=${zone%-*}
@@ -105,5 +102,5 @@ case $action in
     run "${compute[@]}" resource-policies delete "$name" "${of[@]}" --region="$region" --quiet
     run "${compute[@]}" instance-templates delete "$name" "${of[@]}" --quiet
     ;;
-  *) usage ;;
+  *) die "unknown action $action: see --help" ;;
 esac

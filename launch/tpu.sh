@@ -18,10 +18,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 
-[[ $# -ge 1 ]] || usage
-action=$1 && shift
-options "$@"
-[[ $action == --help || $action == -h ]] && usage
+begin "$@"
 need name zone
 limit "a TPU" 61
 where=(--zone "$zone")
@@ -129,5 +126,5 @@ case $action in
   stop) on all 'kill -TERM "$(cat ~/o1jax.pid)"' ;;
   delete) delete ;;
   keep) keep ;;
-  *) usage ;;
+  *) die "unknown action $action: see --help" ;;
 esac

@@ -8,10 +8,9 @@
 # code 75, so that whoever started it can tell that from one that is done.
 
 set -euo pipefail
-[[ $# -ge 1 ]] || {
-  sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2
-  exit 2
-}
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+help_first "$@"
 
 attribute() {
   curl -sf -H 'Metadata-Flavor: Google' \

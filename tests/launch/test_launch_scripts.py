@@ -204,6 +204,11 @@ def test_every_script_says_how_it_is_used(cloud):
         code, out, err = cloud(script)
         assert (code, out) == (2, "")
         assert f"launch/{script} " in err and "set -euo" not in err
+        assert cloud(script, "--help") == cloud(script, "-h") == (0, err, "")
+    assert cloud("tpu.sh", "keep", *HERE, "--help")[0] == 0
+    code, _, err = cloud("tpu.sh", "begin", *HERE)
+    assert (code, err) == (2, "tpu.sh: unknown action begin: see --help\n")
+    assert cloud.calls == []
 
 
 def test_shellcheck_has_nothing_to_say():
