@@ -10,24 +10,16 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from o1jax.data.marked import Marked
 
 FILE = "dataset_files/v0.json"
 
 
-class Annotated(NamedTuple):
-    """A solution and what a person said of it."""
-
-    problem: str  # its name, such as P_Combinatorics_1
-    question: str
-    steps: tuple[str, ...]  # paragraphs; joined, they are the text
-    first_error: int  # number of the first wrong one; -1: none is wrong
-    author: str  # the model that wrote it
-
-
 def read_champ(
     split: Callable[[str], list[str]], file: str | Path | None = None
-) -> list[Annotated]:
+) -> list[Marked]:
     """All annotated solutions, by problem. `split` cuts a text into steps.
 
     The package is not imported: only its file is read. ValueError if it is missing, or
@@ -46,9 +38,9 @@ def _annotated(
     problem: dict[str, Any],
     annotation: dict[str, Any],
     split: Callable[[str], list[str]],
-) -> Annotated:
+) -> Marked:
     steps = tuple(split(annotation["text"]))
-    return Annotated(
+    return Marked(
         problem=name,
         question=problem["_text"],
         steps=steps,

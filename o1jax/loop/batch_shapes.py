@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from o1jax.data.pairs import PairBatch
 from o1jax.learn.experience import Experience
 from o1jax.reward.demonstrations import Demonstrations
+from o1jax.reward.frozen import ReadRows, StepReading
 from o1jax.reward.goals import GoalLabels
 from o1jax.types import Prompts, StepLabels, TokenBatch
 
@@ -80,6 +81,15 @@ def labels(rows: int, width: int, *, pairs: bool = False) -> Any:
         step_end=array(rows, width, dtype=jnp.bool_),
         label=real(rows, width),
         weight=real(rows, width),
+    )
+
+
+def read_rows(rows: int, steps: int, width: int) -> ReadRows:
+    """A batch of texts that a trunk of that width has read."""
+    real = partial(array, rows, steps, dtype=jnp.float32)
+    return ReadRows(
+        reading=StepReading(state=real(width), log_odds=real()),
+        labels=labels(rows, steps),
     )
 
 

@@ -17,20 +17,26 @@ import jax
 import numpy as np
 
 from o1jax.config import load
-from o1jax.data.champ import Annotated, read_champ
+from o1jax.data.champ import read_champ
+from o1jax.data.marked import Marked
+from o1jax.loop.marked_rows import KIND, marked_rows
 from o1jax.loop.metrics import progress
+from o1jax.loop.read_once import read_once
 from o1jax.loop.workdir import Workdir, write_json, write_jsonl
-from o1jax.models.steps import split_text, step_ends
+from o1jax.models.steps import split_text
 from o1jax.parallel.hosts import fetch
+from o1jax.reward.frozen import StepReading, linear_scores, reads_once
 from o1jax.reward.metrics import judge, step_auc
 from o1jax.reward.model import RewardModel, RewardModelConfig, build_reward_model
+from o1jax.reward.paired import auc_difference, chance_f1, f1_difference, f1_interval
+from o1jax.statistics import Difference, Interval
 from o1jax.types import Params, StepLabels
 
-KIND = "blank"  # what ends a step: the solutions are written in paragraphs
-LONGEST = 2048  # tokens of a question with its solution
-BUCKET = 256  # rows are as long as a multiple of it
 LOGITS = 1 << 26  # numbers that a call makes
 RESAMPLES = 1000
+LIKELIHOOD = "its likelihood"
+UNTRAINED = {"scale": np.float32(1), "bias": np.float32(0)}  # of read-out logodds
+BUCKET = 256  # rows are read as long as a multiple of it, unless read once
 
 
 def judge_workdir(
@@ -47,7 +53,7 @@ def judge_workdir(
 
 def judge_run(
     run: Workdir,
-    solutions: Sequence[Annotated],
+    solutions: Sequence[Marked],
     *,
     reward: str = "",
     problems: int | None = None,
@@ -56,8 +62,14 @@ def judge_run(
     name, model, params = _model(run, reward)
     names = list(dict.fromkeys(solution.problem for solution in solutions))[:problems]
     solutions = _in_halves([x for x in solutions if x.problem in set(names)])
-    rows, kept = _rows(run, solutions)
-    probability = _probability(model, params, rows, run.policy_config.vocab)
+    rows, kept = marked_rows(run, solutions)
+    likelihood = None
+    if reads_once(model.config):
+        reading = read_once(run, params["net"], rows, kind="evaluate")
+        probability = _of_reading(model.config, params["readout"], reading, rows)
+        likelihood = _of_reading(RewardModelConfig(), UNTRAINED, reading, rows)
+    else:
+        probability = _probability(model, params, rows, run.policy_config.vocab)
     judged = judge(probability, rows, resamples=RESAMPLES)
     judged = jax.tree.map(_finite, judged)
     kept_ones = [solutions[i] for i in kept]
@@ -70,7 +82,14 @@ def judge_run(
         "left_out": len(solutions) - len(kept),
         # What is known from the lengths of steps alone: a likelihood says little more.
         "auc_of_shortness": _finite(step_auc(*_shortness(rows))),
+        "first_error_f1_interval": _ends(f1_interval(probability, rows)),
+        "first_error_f1_of_chance": _finite(chance_f1(rows)),
     }
+    if likelihood is not None and name != LIKELIHOOD:
+        facts |= {
+            "auc_over_likelihood": _ends(auc_difference(probability, likelihood, rows)),
+            "f1_over_likelihood": _ends(f1_difference(probability, likelihood, rows)),
+        }
     folder = run.path / "prm"
     write_json(folder / "champ.json", facts | judged)
     write_jsonl(folder / "champ.jsonl", _scores(kept_ones, rows, probability))
@@ -80,18 +99,27 @@ def judge_run(
 def lines(said: dict[str, Any]) -> list[str]:
     """The result, to be printed."""
     number = lambda x: "undefined" if x is None else f"{x:.3f}"
-    low, high = map(number, said["step_auc_interval"])
-    return [
+    between = lambda ends: f"[{number(ends[0])}, {number(ends[1])}]"
+    found = [
         f"champ, judged by {said['reward']}: {said['solutions']} solutions of "
         f"{said['problems']} problems, {said['with_an_error']} with an error, "
         f"{said['left_out']} left out as too long",
-        f"  step AUC         {number(said['step_auc'])}  [{low}, {high}]; shorter is "
+        f"  step AUC         {number(said['step_auc'])}  "
+        f"{between(said['step_auc_interval'])}; shorter is "
         f"better: {number(said['auc_of_shortness'])}",
-        f"  first-error F1   {number(said['first_error_f1'])}  (found "
+        f"  first-error F1   {number(said['first_error_f1'])}  "
+        f"{between(said['first_error_f1_interval'][1:])}; chance: "
+        f"{number(said['first_error_f1_of_chance'])}  (found "
         f"{number(said['accuracy_on_wrong'])} of the errors, "
         f"{number(said['accuracy_on_right'])} of the right solutions passed)",
         f"  ECE              {number(said['ece'])}",
     ]
+    for name, what in (("auc", "step AUC"), ("f1", "first-error F1")):
+        if over := said.get(f"{name}_over_likelihood"):
+            found.append(
+                f"  over its likelihood, {what}: {number(over[0])}  {between(over[1:])}"
+            )
+    return found
 
 
 def _model(run: Workdir, reward: str) -> tuple[str, RewardModel, Params]:
@@ -102,11 +130,10 @@ def _model(run: Workdir, reward: str) -> tuple[str, RewardModel, Params]:
         return name, model, weights.params
     model = build_reward_model(RewardModelConfig(trunk="frozen"), run.policy_config)
     net = run.newest_params()
-    readout = {"scale": np.float32(1), "bias": np.float32(0)}
-    return "its likelihood", model, {"net": net, "readout": readout}
+    return LIKELIHOOD, model, {"net": net, "readout": UNTRAINED}
 
 
-def _in_halves(solutions: Sequence[Annotated]) -> list[Annotated]:
+def _in_halves(solutions: Sequence[Marked]) -> list[Marked]:
     """Every other solution is of the same half of the problems.
 
     judge() chooses its threshold on every other trace; those of one problem are to be
@@ -119,47 +146,17 @@ def _in_halves(solutions: Sequence[Annotated]) -> list[Annotated]:
     return [*paired, *half[0][count:], *half[1][count:]]
 
 
-def _rows(run: Workdir, solutions: Sequence[Annotated]) -> tuple[StepLabels, list[int]]:
-    """The solutions as tokens with a label a step, and which ones are short enough.
-
-    Steps behind the first wrong one have weight 0.
-    """
-    ends, template = step_ends(run.tokenizer, KIND), run.experiment.template
-    texts, kept = [], []
-    for i, solution in enumerate(solutions):
-        prompt = template.encode_prompt(run.tokenizer, solution.question)
-        response = run.tokenizer.encode("".join(solution.steps))
-        if len(prompt) + len(response) <= LONGEST:
-            texts.append((prompt, response))
-            kept.append(i)
-    if not kept:
-        raise ValueError(f"no solution has at most {LONGEST} tokens")
-    longest = max(len(prompt) + len(response) for prompt, response in texts)
-    shape = (len(texts), -(-longest // BUCKET) * BUCKET)
-    tokens = np.zeros(shape, np.int32)
-    prompt_length = np.array([len(prompt) for prompt, _ in texts], np.int32)
-    length = np.array([sum(map(len, text)) for text in texts], np.int32)
-    for row, (prompt, response) in zip(tokens, texts):
-        row[: len(prompt) + len(response)] = prompt + response
-    step_end = ends.closing(tokens, prompt_length, length)
-    step_end[np.arange(len(texts)), length - 1] = True  # the last is closed by the end
-    label, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for row, i in enumerate(kept):
-        places = np.flatnonzero(step_end[row])
-        wrong = solutions[i].first_error
-        if len(places) != len(solutions[i].steps):
-            raise ValueError(f"{solutions[i].problem}: its steps are not its tokens'")
-        weight[row, places[: wrong + 1] if wrong >= 0 else places] = 1.0
-        label[row, places[:wrong] if wrong >= 0 else places] = 1.0
-    rows = StepLabels(
-        tokens=tokens,
-        prompt_length=prompt_length,
-        length=length,
-        step_end=step_end,
-        label=label,
-        weight=weight,
-    )
-    return rows, kept
+def _of_reading(
+    config: RewardModelConfig,
+    readout: Params,
+    reading: StepReading,
+    rows: StepLabels,
+) -> np.ndarray:
+    """f64[R, T]: as _probability, of what was read."""
+    scores = np.asarray(linear_scores(config, readout, reading), np.float64)
+    out = np.zeros(rows.tokens.shape)
+    out[rows.step_end] = (1 / (1 + np.exp(-scores))).mean(axis=0)
+    return out
 
 
 def _probability(
@@ -200,12 +197,17 @@ def _shortness(rows: StepLabels) -> tuple[np.ndarray, np.ndarray]:
     return (begin - place)[known], rows.label[known]
 
 
+def _ends(interval: Interval | Difference) -> list[float | None]:
+    """Value, low end and high end."""
+    return [_finite(x) for x in interval[:3]]
+
+
 def _finite(number: float) -> float | None:
     return None if math.isnan(number) else number
 
 
 def _scores(
-    solutions: Sequence[Annotated], rows: StepLabels, probability: np.ndarray
+    solutions: Sequence[Marked], rows: StepLabels, probability: np.ndarray
 ) -> list[dict[str, Any]]:
     """A line a solution: what was said of each step."""
     return [

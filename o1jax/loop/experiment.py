@@ -7,7 +7,8 @@ every config class with o1jax.config.
 from dataclasses import dataclass, field
 
 from o1jax.config import configurable
-from o1jax.data.questions import Questions  # noqa: F401  a task: registers itself
+from o1jax.data.flawed import Flawed  # noqa: F401  registers itself
+from o1jax.data.questions import Questions  # noqa: F401  so does this task
 from o1jax.data.template import Template
 from o1jax.data.tokenizer import TokenizerConfig
 from o1jax.loop.compare import Compare

@@ -19,6 +19,7 @@ from o1jax.data.tokenizer import UNKNOWN
 from o1jax.loop.goal_data import goal_ids, goal_labels
 from o1jax.loop.labelling import Labelled, from_trees, label, label_ends, stops
 from o1jax.loop.ledger import Ledger
+from o1jax.loop.marked_rows import marked_rows
 from o1jax.loop.searching import step_end_ids
 from o1jax.loop.traces import TraceConfig, Traces, closing, sample_traces
 from o1jax.loop.workdir import Workdir, write_json
@@ -101,6 +102,9 @@ def _traces(run: Workdir, config: Any, task: Task) -> Traces:
 
 
 def _steps(run: Workdir, config: Any, task: Task, *, ends: bool = False) -> Data:
+    if config.solutions is not None:
+        rows, facts = marked_labels(run, config, "train", config.traces.problems)
+        return Data(rows, facts)
     key = jax.random.fold_in(run.key, 5)
     if config.labels.source == "tree":  # whose ends are nodes like all others
         examples = examples_of(run, task, "train", config.traces.problems)
@@ -114,6 +118,21 @@ def _steps(run: Workdir, config: Any, task: Task, *, ends: bool = False) -> Data
     kept = np.asarray(found.labels.weight).any(axis=1)
     rows = jax.tree.map(lambda x: np.asarray(x)[kept], found.labels)
     return Data(rows, _facts(traces) | _labelled(found))
+
+
+def marked_labels(
+    run: Workdir, config: Any, split: str, count: int
+) -> tuple[StepLabels, dict[str, Any]]:
+    """Labels of solutions that others wrote, whose first wrong step is known; facts."""
+    found = config.solutions.marked(run.experiment.seed, split, count)
+    rows, kept = marked_rows(run, found)
+    right = [found[i].first_error < 0 for i in kept]
+    return rows, {
+        "traces": len(kept),
+        "right": float(np.mean(right)),
+        "trace_steps": int(rows.step_end.sum()),
+        "labels": int((rows.weight > 0).sum()),
+    }
 
 
 def _labelled(found: Labelled) -> dict[str, Any]:

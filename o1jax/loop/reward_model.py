@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from o1jax.config import configurable
+from o1jax.data.marked import Solutions
 from o1jax.data.rows import RowStream
 from o1jax.learn.objectives import Objective
 from o1jax.learn.optimizer import OptimizerConfig
@@ -22,13 +23,21 @@ from o1jax.loop.goal_data import goal_ids
 from o1jax.loop.labelling import Labels
 from o1jax.loop.ledger import count_flops
 from o1jax.loop.probe import Probe
-from o1jax.loop.reward_data import Data, held_out_traces, prepare
+from o1jax.loop.read_once import read_once
+from o1jax.loop.reward_data import held_out_traces, marked_labels, prepare
 from o1jax.loop.reward_sections import section
-from o1jax.loop.traces import TraceConfig, Traces, up_to_first_error
+from o1jax.loop.traces import TraceConfig, up_to_first_error
 from o1jax.loop.train import Learner, train
 from o1jax.loop.workdir import StageRecord, Workdir
 from o1jax.parallel.hosts import fetch
 from o1jax.reward.demonstrations import demonstration_objective
+from o1jax.reward.frozen import (
+    StepReading,
+    linear_objective,
+    linear_scores,
+    read_rows_of,
+    reads_once,
+)
 from o1jax.reward.goals import goal_objective
 from o1jax.reward.losses import reward_objective
 from o1jax.reward.metrics import judge, step_auc
@@ -60,6 +69,9 @@ class TrainReward:
     # response is. Where closed steps alone are multiplied, texts that stop too early
     # are preferred: less of them can be wrong.
     ends: bool = True
+    # Of steps: solutions with a known first error (Flawed, MarkedFile), to learn from
+    # and be judged on; None: samples of the policy, labelled.
+    solutions: Solutions | None = field(default=None, metadata={"identity": "if set"})
     pairs_file: str = ""  # a JSONL of pairs; "": right against wrong samples
     pairs_a_question: int = 4  # at most, of samples
     language_weight: float = 0.0  # of next-token prediction on what is right
@@ -101,6 +113,8 @@ class TrainReward:
             raise ValueError(f"language_weight is not for learns {self.learns!r}")
         if self.pairs_file and self.learns != "pairs":
             raise ValueError(f"pairs_file is for learns 'pairs', not {self.learns!r}")
+        if self.solutions is not None and self.learns != "steps":
+            raise ValueError(f"solutions are for learns 'steps', not {self.learns!r}")
         samples = self.traces.samples
         if self.learns == "pairs" and not self.pairs_file and samples < 2:
             raise ValueError("learns 'pairs' needs TraceConfig.samples of at least 2")
@@ -123,9 +137,13 @@ def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:
     data = prepare(run, index, config)
     model = run.build_reward_model(config)
     judged = Judge(run, config, model)
+    objective, rows = _objective(run, model, config), data.rows
+    if reads_rows_once(config):
+        reading = read_once(run, run.current_params(), rows)
+        objective, rows = objective_once(model, config), read_rows_of(rows, reading)
     learner = Learner(
-        objective=_objective(run, model, config),
-        stream=_stream(run, config, data),
+        objective=objective,
+        stream=_stream(run, config, rows),
         probe=judged.quick,
         folder=run.rewards(index),
         kind="reward",
@@ -134,8 +152,10 @@ def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:
         trainable=model.trainable,
     )
     key = jax.random.fold_in(run.key, 6)
+    kept = ("net",) if reads_rows_once(config) else ()
+    pick = lambda params: {k: v for k, v in params.items() if k not in kept}
     # Jitted: op by op, each of them would be compiled.
-    params = jax.jit(model.init)(key, run.current_params())
+    params = jax.jit(lambda *given: pick(model.init(*given)))(key, run.current_params())
     at = train(run, config, learner, params)
     steps = int(at.state.step)
     results = {
@@ -175,18 +195,23 @@ def objective_of(model: RewardModel, config: TrainReward) -> Objective:
     return Objective(*reward_objective(model, level=level, language_weight=weight))
 
 
+def reads_rows_once(config: TrainReward) -> bool:
+    """Whether the trunk reads each text once, and not again every epoch."""
+    return reads_once(config.model) and config.learns in ("steps", "outcome")
+
+
+def objective_once(model: RewardModel, config: TrainReward) -> Objective:
+    """As objective_of, of what the trunk has read."""
+    level = "step" if config.learns == "steps" else "outcome"
+    return Objective(*linear_objective(model, level=level))
+
+
 class Judge:
     """How good a reward model is, on traces that all models of the run share."""
 
     def __init__(self, run: Workdir, config: TrainReward, model: RewardModel) -> None:
         self._run, self._config, self._model = run, config, model
         self._score = jax.jit(model.score)
-
-    @functools.cached_property
-    def _traces(self) -> Traces:
-        run, config = self._run, self._config
-        found = held_out_traces(run, config.held_out, run.task(config))
-        return found.rows(np.flatnonzero(found.steps))
 
     def quick(self, params: Params) -> dict[str, float]:
         """Step AUC alone; nothing where all steps are right, or none."""
@@ -203,7 +228,11 @@ class Judge:
     @functools.cached_property
     def _truth(self) -> StepLabels:
         """The oracle's labels, up to the first error of each trace."""
-        traces = self._traces
+        run, config = self._run, self._config
+        if config.solutions is not None:
+            return marked_labels(run, config, "valid", config.held_out.problems)[0]
+        found = held_out_traces(run, config.held_out, run.task(config))
+        traces = found.rows(np.flatnonzero(found.steps))
         known = up_to_first_error(traces.step_end, traces.verdict)
         return StepLabels(
             tokens=traces.tokens,
@@ -214,24 +243,38 @@ class Judge:
             weight=known.astype(np.float32),
         )
 
+    @functools.cached_property
+    def _reading(self) -> StepReading:
+        """What a trunk that stays says of the steps."""
+        params = self._run.current_params()
+        return read_once(self._run, params, self._truth, kind="evaluate")
+
     def _probability(self, params: Params) -> np.ndarray:
         """f64[R, T]: sigmoid of the scores; the mean over heads."""
-        traces, found = self._traces, []
-        rows = (traces.tokens, traces.prompt_length, traces.length, traces.step_end)
-        for start in range(0, len(traces.length), ROWS_AT_ONCE):
+        if not reads_rows_once(self._config):
+            return self._probability_of_rows(params)
+        config, truth = self._config.model, self._truth
+        scores = fetch(linear_scores(config, params["readout"], self._reading))
+        out = np.zeros(truth.tokens.shape)
+        out[truth.step_end] = _sigmoid(scores).mean(axis=0)
+        return out
+
+    def _probability_of_rows(self, params: Params) -> np.ndarray:
+        truth, found = self._truth, []
+        rows = (truth.tokens, truth.prompt_length, truth.length, truth.step_end)
+        for start in range(0, len(truth.length), ROWS_AT_ONCE):
             part = [x[start : start + ROWS_AT_ONCE] for x in rows]
             short = ROWS_AT_ONCE - len(part[0])
             part = [np.pad(x, ((0, short), *[(0, 0)] * (x.ndim - 1))) for x in part]
-            scores = fetch(self._score(params, *part)).astype(np.float64)
-            scores = scores.reshape(-1, *scores.shape[-2:])
-            probability = (1 / (1 + np.exp(-scores))).mean(axis=0)
+            scores = fetch(self._score(params, *part))
+            probability = _sigmoid(scores.reshape(-1, *scores.shape[-2:])).mean(axis=0)
             found.append(probability[: ROWS_AT_ONCE - short])
         if not self._flops:
             self._flops = count_flops(self._model.score, params, *part).flops
         calls = len(found)
         self._run.ledger.add(
             "evaluate",
-            tokens=calls * ROWS_AT_ONCE * traces.tokens.shape[1],
+            tokens=calls * ROWS_AT_ONCE * truth.tokens.shape[1],
             flops=calls * self._flops,
         )
         return np.concatenate(found)
@@ -239,9 +282,13 @@ class Judge:
     _flops: int = 0  # of a call
 
 
-def _stream(run: Workdir, config: TrainReward, data: Data) -> RowStream:
+def _sigmoid(scores: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-scores.astype(np.float64)))
+
+
+def _stream(run: Workdir, config: TrainReward, rows: Any) -> RowStream:
     return RowStream(
-        data.rows,
+        rows,
         rows=config.rows,
         seed=run.experiment.seed,
         identity={"kind": f"reward {config.learns}"},

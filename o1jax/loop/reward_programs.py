@@ -16,7 +16,14 @@ import jax.numpy as jnp
 from o1jax.learn.objectives import Objective
 from o1jax.learn.update import build_update, jit_update
 from o1jax.loop.answer import Answerer
-from o1jax.loop.batch_shapes import array, demonstrations, goals, labels, text
+from o1jax.loop.batch_shapes import (
+    array,
+    demonstrations,
+    goals,
+    labels,
+    read_rows,
+    text,
+)
 from o1jax.loop.decoding_programs import (
     NotCovered,
     Program,
@@ -28,11 +35,19 @@ from o1jax.loop.goal_data import goal_ids
 from o1jax.loop.labelling import CHUNK as TRACES_AT_ONCE
 from o1jax.loop.labelling import Labels
 from o1jax.loop.planned import Plan, Shapes, rows_on, state_of
+from o1jax.loop.read_once import together
 from o1jax.loop.reward_data import examples_of
-from o1jax.loop.reward_model import ROWS_AT_ONCE, TrainReward, objective_of
+from o1jax.loop.reward_model import (
+    ROWS_AT_ONCE,
+    TrainReward,
+    objective_of,
+    objective_once,
+    reads_rows_once,
+)
 from o1jax.loop.rollouts import Programs
 from o1jax.loop.searching import Searcher
 from o1jax.loop.traces import CHUNK, TraceConfig
+from o1jax.reward.frozen import step_reader
 from o1jax.reward.goals import goal_objective
 from o1jax.reward.implicit import response_logprob
 from o1jax.reward.labels import GROUP
@@ -48,6 +63,10 @@ def train_reward(run: Plan, index: int, config: TrainReward) -> Iterator[Program
     model = run.build_reward_model(config)
     params = run.reward_params(model)
     held: dict[str, Shapes] = {"policy": policy}
+    if config.solutions is not None:
+        raise NotCovered(
+            f"stage {config.name!r}: how long marked solutions are is not looked up"
+        )
     if config.learns == "steps" and config.labels.source == "tree":
         count = min(config.traces.problems, 1024)
         examples = examples_of(run, task, "train", count)
@@ -69,17 +88,39 @@ def train_reward(run: Plan, index: int, config: TrainReward) -> Iterator[Program
         both = rows_on(run.mesh, text(config.traces.problems, width))
         fn = jax.jit(partial(response_logprob, run.policy))
         yield Program(config.name, "log-probs", fn, (policy, *both), run.mesh)
+    learned = params
+    if reads_rows_once(config):
+        learned = {"readout": params["readout"]}
     state, optimizer = state_of(
-        params, run.mesh, config.optimizer, config.steps, model.trainable
+        learned, run.mesh, config.optimizer, config.steps, model.trainable
     )
-    update = build_update(
-        _objective(run, model, config), optimizer, microbatches=config.microbatches
-    )
-    batch = rows_on(run.mesh, _batch(run, config, task, width))
+    objective, batch = _objective(run, model, config), _batch(run, config, task, width)
+    if reads_rows_once(config):
+        steps = _steps(run, task)
+        yield _reading(run, config, held, width, steps)
+        objective = objective_once(model, config)
+        batch = read_rows(config.rows, steps, run.policy_config.width)
+    update = build_update(objective, optimizer, microbatches=config.microbatches)
+    batch = rows_on(run.mesh, batch)
     yield Program(
         config.name, "update", jit_update(update, state), (state, batch), run.mesh, held
     )
-    yield _judge(run, config, model, params, state, held, width)
+    if not reads_rows_once(config):
+        yield _judge(run, config, model, params, state, held, width)
+
+
+def _reading(
+    run: Plan, config: TrainReward, held: Mapping[str, Shapes], width: int, steps: int
+) -> Program:
+    """What reads the texts once, those that are learned from and those of the judge."""
+    size = run.policy_config
+    rows = together(width, size.vocab, run.shards, config.traces.problems)
+    ends = array(rows, width, dtype=jnp.bool_)
+    given = rows_on(run.mesh, (*text(rows, width), ends, array(rows, steps)))
+    params = run.current_params()
+    fn = jax.jit(step_reader(size))
+    others = {name: x for name, x in held.items() if name != "policy"}
+    return Program(config.name, "read", fn, (params, *given), run.mesh, others)
 
 
 def learn_on(

@@ -126,11 +126,12 @@ class Workdir:
     def current_params(self) -> Params:
         """Parameters after the stages so far; fresh ones if none has trained."""
         if self.params is None:
-            key, _ = jax.random.split(self.key)
-            self.params = init_params(
-                self.policy, key, mesh=self.mesh, rules=TRANSFORMER_RULES
-            )
+            self.params = self._fresh()
         return self.params
+
+    def _fresh(self) -> Params:
+        key, _ = jax.random.split(self.key)
+        return init_params(self.policy, key, mesh=self.mesh, rules=TRANSFORMER_RULES)
 
     def first_params(self, index: int) -> Params:
         """Parameters that a stage began from, though it may have gone on since."""
@@ -178,8 +179,17 @@ class Workdir:
             raise ValueError(f"reward model {name!r} is not trained yet: run it first")
         step = self._read(index).steps
         restored = restore_params(self.rewards(index), step).params
+        if "net" not in restored:  # a trunk that stays is kept once, by the policy
+            restored = {"net": self._trunk(index)} | restored
         params = shard(restored, TRANSFORMER_RULES, self.mesh)
         return self.build_reward_model(stages[index]), Weights(params, step)
+
+    def _trunk(self, index: int) -> Params:
+        """The policy as it was when a reward model was made of it."""
+        trained = [i for i in range(index) if self._read(i).kind in TRAINS_POLICY]
+        if trained:
+            return self.stage_params(trained[-1], self._read(trained[-1]).steps)
+        return self._fresh()
 
     def predictions(self, index: int) -> Path:
         """The file of an evaluation."""

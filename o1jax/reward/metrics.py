@@ -170,27 +170,13 @@ def judge(
     error then judged on the rest. With `resamples` the AUC gets a bootstrap interval
     over traces, for steps of one trace are not independent.
     """
-    known = np.asarray(labels.step_end, bool) & (np.asarray(labels.weight) > 0)
-    probability = np.asarray(probability, float)
-    if probability.shape != known.shape:
-        raise ValueError(
-            f"probability {probability.shape} and step_end {known.shape} must be alike"
-        )
-    known_rows = known.any(1)
-    known, probability = known[known_rows], probability[known_rows]
-    label = np.asarray(labels.label, float)[known_rows]
-    steps = known.sum(1)
-    in_front = np.argsort(~known, axis=1, kind="stable")[:, : steps.max(initial=0)]
-    traces = (
-        np.take_along_axis(probability, in_front, 1),
-        np.take_along_axis(label, in_front, 1),
-        steps,
-    )
+    known, traces = step_table(probability, labels)
     reported = traces
     if threshold is None:
         threshold = best_threshold(*(part[::2] for part in traces))
         reported = tuple(part[1::2] for part in traces)
     first = first_error_f1(*reported, threshold)
+    probability, label, steps = traces
     p, y = probability[known], label[known]
     auc = step_auc(p, y)
     judged = {
@@ -212,6 +198,29 @@ def judge(
         _, lo, hi = auc_interval(p, y, np.nonzero(known)[0], resamples, seed=seed)
         judged["step_auc_interval"] = [lo, hi]
     return judged
+
+
+def step_table(
+    probability: Array, labels: StepLabels
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """Labelled steps in front: (bool[B, J], (probability, label [B, J], steps [B])).
+
+    Of [B, T] as `judge` takes them; traces without a labelled step are left out.
+    """
+    known = np.asarray(labels.step_end, bool) & (np.asarray(labels.weight) > 0)
+    probability = np.asarray(probability, float)
+    if probability.shape != known.shape:
+        raise ValueError(
+            f"probability {probability.shape} and step_end {known.shape} must be alike"
+        )
+    rows = known.any(1)
+    known, probability = known[rows], probability[rows]
+    label = np.asarray(labels.label, float)[rows]
+    steps = known.sum(1)
+    in_front = np.argsort(~known, axis=1, kind="stable")[:, : steps.max(initial=0)]
+    pick = lambda x: np.take_along_axis(x, in_front, 1)
+    there = np.arange(in_front.shape[1]) < steps[:, None]
+    return there, (pick(probability), pick(label), steps)
 
 
 def auc_interval(

@@ -102,6 +102,8 @@ def test_every_kind_learns_and_is_judged(run, options):
     jax.tree.map(np.testing.assert_array_equal, before, run.params)
     model, weights = run.reward_model(stage.name)
     assert weights.version == 6
+    if stage.model.trunk == "frozen":
+        jax.tree.map(np.testing.assert_array_equal, before, weights.params["net"])
     data = reward_data.prepare(run, index, stage)
     spent = {row["kind"]: row for row in run.ledger.table()}
     assert spent["reward"]["flops"] > 0
