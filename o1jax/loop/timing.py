@@ -35,21 +35,28 @@ class Watch:
 
     def __init__(self, warmup: int, steps: int, folder: Path, ledger: Ledger) -> None:
         self._first, self._end = warmup, warmup + steps
-        self._folder, self._count = folder, 0
+        self._folder, self._count, self._tracing = folder, 0, False
         self._begin(ledger)
         self.timed: Timed | None = None
 
     def begins(self, ledger: Ledger) -> None:
         if self._count == self._first:
             jax.profiler.start_trace(self._folder)
+            self._tracing = True
             self._begin(ledger)
 
     def ends(self, ledger: Ledger) -> None:
         self._count += 1
         if self._count == self._end:
             seconds = time.monotonic() - self._began
-            jax.profiler.stop_trace()
+            self.close()
             self.timed = self._timed(seconds, ledger.state())
+
+    def close(self) -> None:
+        """Ends the trace if it is open: a process can have one at a time."""
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
 
     def _timed(self, seconds: float, after: dict[str, Any]) -> Timed:
         flops = lambda state: {k: state["accounts"][k]["flops"] for k in KINDS}
@@ -89,3 +96,4 @@ def watching(watch: Watch) -> Iterator[None]:
         yield
     finally:
         _watch = None
+        watch.close()

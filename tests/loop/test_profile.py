@@ -31,6 +31,25 @@ def test_only_the_steps_behind_the_warm_up_count(tmp_path):
     assert list(tmp_path.rglob("*.xplane.pb"))
 
 
+def test_a_step_that_fails_ends_its_trace(tmp_path):
+    """And so does a stage that is over too early: the next trace can begin."""
+    ledger = Ledger()
+
+    def one_step(name, steps, error=None):
+        watch = Watch(0, steps, tmp_path / name, ledger)
+        with watching(watch), timing.step("stage", 0, ledger):
+            if error is not None:
+                raise error
+        return watch.timed
+
+    with pytest.raises(KeyError, match="a step's own"):
+        one_step("fails", 1, KeyError("a step's own"))
+    assert one_step("ends", 2) is None
+    assert one_step("next", 1).steps == 1
+    for name in ("fails", "ends", "next"):
+        assert list((tmp_path / name).rglob("*.xplane.pb"))
+
+
 def test_a_table_splits_a_step_and_leaves_the_rest_to_the_host():
     found = {
         "one": Timed(2, 4.0, {"train": 3.0}, {"train": 12.0}),
