@@ -4,7 +4,6 @@ Set in the environment, before jax is imported, so that subprocesses of tests ge
 same. A test on one device needs nothing special: jax uses device 0 unless told.
 """
 
-import functools
 import os
 from importlib.metadata import version
 
@@ -50,10 +49,3 @@ def any_rank():
 def make():
     """overrides of a PolicyConfig -> (config, policy, params), see tiny.py."""
     return tiny
-
-
-@pytest.fixture(scope="session")
-def jit():
-    """jax.jit into unoptimised machine code, which compiles in half the time."""
-    options = {"xla_backend_optimization_level": 0}
-    return functools.partial(jax.jit, compiler_options=options)

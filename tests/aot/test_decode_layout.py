@@ -17,7 +17,7 @@ Q, P, NEW = 16, 4, 6
 CONFIG = SamplerConfig(rows=2, max_new_tokens=NEW, refill_rows=1, stop_ids=(1, 2))
 
 
-def test_parameters_move_and_the_same_tokens_come(make, jit):
+def test_parameters_move_and_the_same_tokens_come(make):
     config, policy, params = make(layers=1)
     run = SimpleNamespace(
         mesh=build_mesh(MeshConfig(2, 4, 1)),
@@ -43,7 +43,7 @@ def test_parameters_move_and_the_same_tokens_come(make, jit):
     fold = jax.vmap(lambda q: jax.random.fold_in(jax.random.key(0), q))
     keys = fold(jnp.arange(Q))
     sampler = build_sampler(policy, CONFIG)
-    expected, _ = jit(sampler)(params, keys, prompts)
+    expected, _ = jax.jit(sampler)(params, keys, prompts)
     # Shards make different numbers of steps while two devices share each token.
     found, stats = on_mesh(sampler, layout.mesh, cut=True)(
         placed, keys, put_batch(layout.mesh, prompts)

@@ -6,7 +6,6 @@ Tokens a = 0, b = 1 and END = 2; a response is at most three tokens long, so the
 the code under test.
 """
 
-import functools
 import itertools
 
 import jax
@@ -15,9 +14,6 @@ import numpy as np
 
 from o1jax.policy.policy import Policy
 from o1jax.types import PolicyOutput, Trajectory
-
-# As the fixture of this name, for helpers outside of tests.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 END, MOST, STATES, T = 2, 3, 8, 4  # one token of prompt, in front of the response
 

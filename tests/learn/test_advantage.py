@@ -2,10 +2,10 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tabular import jit
 
 from o1jax.learn.advantage import (
     EPS,
@@ -24,7 +24,7 @@ ROOT2 = np.sqrt(2)
 
 @functools.cache
 def program(name, numbers):
-    return jit(lambda *given: SIGNALS[name](SignalInput(*given, *numbers)))
+    return jax.jit(lambda *given: SIGNALS[name](SignalInput(*given, *numbers)))
 
 
 def signal(name, reward, mask=None, value=None, step_end=None, gamma=1.0, lam=1.0):
@@ -41,7 +41,7 @@ def signal(name, reward, mask=None, value=None, step_end=None, gamma=1.0, lam=1.
 
 def test_groups_by_hand():
     reward = jnp.array([[1.0, 0.0, 2.0]])
-    of = jit(lambda r: (centred(r), leave_one_out(r), standardised(r)))(reward)
+    of = jax.jit(lambda r: (centred(r), leave_one_out(r), standardised(r)))(reward)
     np.testing.assert_allclose(of[0], [[0, -1, 1]])
     np.testing.assert_allclose(of[1], [[0, -1.5, 1.5]])
     # The squares sum to 2, over G - 1 = 2: the deviation is 1.

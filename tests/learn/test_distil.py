@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tabular
-from tabular import POLICY, jit
+from tabular import POLICY
 
 from o1jax.learn.distil import DistilConfig, distil_batch, distillation
 from o1jax.policy.policy import Policy
@@ -30,7 +30,7 @@ def programs(config, policy=POLICY):
         loss, metrics = objective.total(params, batch)
         return loss / objective.weight(batch), metrics
 
-    return jit(jax.value_and_grad(of, has_aux=True))
+    return jax.jit(jax.value_and_grad(of, has_aux=True))
 
 
 def loss_of(config, batch, params=NOW):
@@ -110,7 +110,7 @@ def page(arm):
     return StepText(arm[..., None], 0.0 * arm[..., None], one, one > 0)
 
 
-@jit
+@jax.jit
 def search(logits, reward, key):
     """Trees of one bandit, whose root's value is exact; they differ in their noise."""
 

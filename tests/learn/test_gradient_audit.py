@@ -52,10 +52,10 @@ REDUCTIONS = ("token", "response", "constant", "sum")
 
 
 @pytest.fixture(scope="module")
-def expected(jit):
+def expected():
     """(experience of all groups, sampler) -> term -> gradient of its expected loss."""
 
-    @jit
+    @jax.jit
     def gradients(batch, chance):
         def of(term):
             objective = policy_gradient_objective(POLICY, PolicyGradient(terms=(term,)))
@@ -74,7 +74,7 @@ def expected(jit):
 
 
 @pytest.fixture(scope="module")
-def experience(jit):
+def experience():
     """(signal, reduction, ...) -> the batch of every group, [3375, 3, ...]."""
 
     @functools.cache
@@ -91,7 +91,7 @@ def experience(jit):
                 kl_coef=1.0,
             )
 
-        return jit(jax.vmap(one))
+        return jax.jit(jax.vmap(one))
 
     def of(signal, reduction="sum", *, paid=PAID, sampler=now, lam=1.0, kl=0.0):
         rows = lambda x: np.reshape(x, (len(AT), G, *x.shape[1:]))

@@ -20,14 +20,14 @@ KEEP = optax.GradientTransformation(
 
 
 @pytest.fixture(scope="module")
-def gradient(make, jit):
+def gradient(make):
     """(batch, microbatches) -> (gradient, metrics)."""
     _, policy, params = make()
     state = TrainState(jnp.int32(0), params, KEEP.init(params), jax.random.key(0))
 
     @functools.cache
     def update(microbatches):
-        return jit(build_update(imitation(policy), KEEP, microbatches=microbatches))
+        return jax.jit(build_update(imitation(policy), KEEP, microbatches=microbatches))
 
     def of(batch, microbatches=1):
         new, metrics = update(microbatches)(state, batch)
@@ -47,10 +47,10 @@ def same(a, b):
     jax.tree.map(close, a, b)
 
 
-def test_the_metrics_by_hand(make, batch_of, jit, expected):
+def test_the_metrics_by_hand(make, batch_of, expected):
     _, policy, params = make()
     losses, right = [], []
-    forward = jit(policy.forward)
+    forward = jax.jit(policy.forward)
     batch = batch_of()
     logits = np.asarray(forward(params, batch.tokens).logits, np.float64)
     for row, t in np.argwhere(batch.weight):
@@ -103,11 +103,11 @@ def test_every_token_weighs_the_same_not_every_row(gradient, batch_of, expected)
     assert abs(np.mean(rows) - expected[1]["loss"]) > 1e-3
 
 
-def test_the_gradient_is_the_slope_of_the_loss(make, batch_of, jit, expected):
+def test_the_gradient_is_the_slope_of_the_loss(make, batch_of, expected):
     """Central differences at the steepest coordinate of every parameter."""
     _, policy, params = make()
     objective, batch = imitation(policy), batch_of()
-    loss = jit(lambda p: objective.total(p, batch)[0] / objective.weight(batch))
+    loss = jax.jit(lambda p: objective.total(p, batch)[0] / objective.weight(batch))
     leaves, tree = jax.tree.flatten(params)
     # The loss is about 3 with an f32 error near 3e-7, so slopes are off by 2e-5 and,
     # from the cubic term, by about eps^2: 1e-4.

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 import tabular
-from tabular import MASK, MOST, POLICY, STATE, TOKENS, jit
+from tabular import MASK, MOST, POLICY, STATE, TOKENS
 
 from o1jax.config import ConfigError, load
 from o1jax.learn.kl import KLControl, divergence
@@ -55,7 +55,11 @@ def programs(config):
         return total / weight, {name: _mean(x, weight) for name, x in metrics.items()}
 
     static = functools.partial(build_experience, config, samples=4, max_tokens=MOST)
-    return jit(static), jit(loss), jit(jax.grad(lambda p, b: objective.total(p, b)[0]))
+    return (
+        jax.jit(static),
+        jax.jit(loss),
+        jax.jit(jax.grad(lambda p, b: objective.total(p, b)[0])),
+    )
 
 
 def batch_of(config, at=AT, **given):
@@ -158,13 +162,13 @@ def test_the_metrics_are_means_over_tokens_that_count():
 
 
 @pytest.fixture(scope="module")
-def gradient(jit):
+def gradient():
     state = TrainState(jnp.int32(0), NOW, KEEP.init(NOW), jax.random.key(0))
 
     @functools.cache
     def update(microbatches):
         objective = policy_gradient_objective(POLICY, ALL)
-        return jit(build_update(objective, KEEP, microbatches=microbatches))
+        return jax.jit(build_update(objective, KEEP, microbatches=microbatches))
 
     def of(batch, microbatches=1):
         new, metrics = update(microbatches)(state, batch)
@@ -211,7 +215,7 @@ def test_a_critic_of_its_own_learns_alone():
     params = {"policy": NOW, "critic": REFERENCE}
     batch = batch_of(ALL)
     objective = policy_gradient_objective(POLICY, ALL, critic=POLICY)
-    own = jit(jax.grad(lambda p: objective.total(p, batch)[0]))(params)
+    own = jax.jit(jax.grad(lambda p: objective.total(p, batch)[0]))(params)
     shared = programs(ALL)[2]
     both, other = shared(NOW, batch), shared(REFERENCE, batch)
     np.testing.assert_allclose(own["policy"]["logits"], both["logits"], atol=1e-5)
@@ -232,14 +236,14 @@ def test_a_token_that_is_left_out_by_now_has_ratio_0():
 
     batch = batch_of(ALL)
     rows = (batch.tokens, batch.prompt_length, batch.length)
-    read = jit(lambda p: read_responses(POLICY, p, *rows, distribution=top_1))(NOW)
+    read = jax.jit(lambda p: read_responses(POLICY, p, *rows, distribution=top_1))(NOW)
     chosen = np.argmax(now.logp[STATE], axis=-1)[AT] == TOKENS[AT]
     wanted = np.where(chosen | ~MASK[AT], 0, LOWEST)
     np.testing.assert_array_equal(read.logprob, wanted)
     np.testing.assert_array_equal(read.entropy, 0)
     config = dataclasses.replace(ALL, terms=(Reinforce(), *ALL.terms))
     objective = policy_gradient_objective(POLICY, config, distribution=top_1)
-    grads = jit(jax.grad(lambda p: objective.total(p, batch)[0]))(NOW)
+    grads = jax.jit(jax.grad(lambda p: objective.total(p, batch)[0]))(NOW)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     assert not grads["logits"].any()  # a distribution of one token has no slope
 

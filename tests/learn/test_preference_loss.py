@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tabular
-from tabular import LENGTH, MASK, POLICY, RESPONSES, STATE, TOKENS, jit
+from tabular import LENGTH, MASK, POLICY, RESPONSES, STATE, TOKENS
 
 from o1jax.data.pairs import PairBatch
 from o1jax.learn.preference import (
@@ -45,7 +45,7 @@ def programs(config):
         loss, metrics = objective.total(params, batch)
         return loss / objective.weight(batch), metrics
 
-    return jit(jax.value_and_grad(of, has_aux=True))
+    return jax.jit(jax.value_and_grad(of, has_aux=True))
 
 
 def loss_of(config, pairs, params=NOW):
@@ -129,12 +129,12 @@ def test_what_both_sides_begin_with_cancels():
     """Siblings of a tree share a text: only their steps are read."""
     one, other = RESPONSES.index((0, 1, 0)), RESPONSES.index((0, 1, 2))
     pairs = pairs_of([one], [other], [1.0])
-    of = jit(lambda p: pair_logprobs(POLICY, p, pairs))(NOW)[0]
+    of = jax.jit(lambda p: pair_logprobs(POLICY, p, pairs))(NOW)[0]
     np.testing.assert_allclose(of[0], [0, 0, 0, now.logprob[one, 3]], rtol=1e-6)
     np.testing.assert_allclose(of[1], [0, 0, 0, now.logprob[other, 3]], rtol=1e-6)
     assert now.logprob[one, 1] == now.logprob[other, 1] != 0
     # One that goes on where the other ends differs from there.
-    of = jit(lambda p: pair_logprobs(POLICY, p, pairs_of([5], [1], [1.0])))(NOW)[0]
+    of = jax.jit(lambda p: pair_logprobs(POLICY, p, pairs_of([5], [1], [1.0])))(NOW)[0]
     assert RESPONSES[5][0] == RESPONSES[1][0] and not of[:, 1].any()
     assert (of[:, 2] < 0).all()
 

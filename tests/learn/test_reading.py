@@ -11,7 +11,7 @@ from o1jax.learn.reading import read_divergence, read_responses
 VOCAB, PROMPT, NEW = 4, [1, 2], 2
 
 
-def test_its_mean_over_the_policy_s_own_responses_is_their_divergence(make, jit):
+def test_its_mean_over_the_policy_s_own_responses_is_their_divergence(make):
     """KL of sequences = E[sum_t KL of tokens]: the chain rule, by enumeration."""
     _, policy, params = make(vocab=VOCAB)
     rng = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def test_its_mean_over_the_policy_s_own_responses_is_their_divergence(make, jit)
     tokens = jnp.array([[*PROMPT, *end, 3] for end in ends], jnp.int32)
     size = jnp.full(len(ends), len(PROMPT)), jnp.full(len(ends), len(PROMPT) + NEW)
 
-    @jit
+    @jax.jit
     def read(params, other):
         own, theirs = (
             read_responses(policy, p, tokens, *size).logprob.sum(axis=1)

@@ -53,9 +53,9 @@ def start(make):
 
 
 @pytest.fixture(scope="module")
-def update(make, jit):
+def update(make):
     _, policy, _ = make(qk_norm=True)
-    return jit(build_update(imitation(policy), OPTIMIZER), donate_argnums=0)
+    return jax.jit(build_update(imitation(policy), OPTIMIZER), donate_argnums=0)
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def distilling(policy, update):
 
 
 @pytest.fixture(scope="module")
-def learned(make, jit):
+def learned(make):
     """(learner, mesh) -> (state after its round, metrics, parameters before), numpy;
     and where the state lay.
     """
@@ -147,7 +147,7 @@ def learned(make, jit):
         state = TrainState(np.int32(0), before, moments, np.int32(0))
         place = partial(shard, rules=TRANSFORMER_RULES, mesh=mesh)
         wanted = shardings(state, TRANSFORMER_RULES, mesh)
-        round = jit(round, out_shardings=(wanted, None))
+        round = jax.jit(round, out_shardings=(wanted, None))
         reference = place(jax.tree.map(np.cos, params))
         after, metrics = round(place(state), reference, *put_batch(mesh, data))
         return jax.device_get((after, metrics)), before, after

@@ -85,14 +85,14 @@ def test_a_config_without_a_draft_keeps_its_fingerprint(tmp_path):
     assert load(file).fingerprint() != before
 
 
-def test_the_first_layers_are_a_policy(make, jit):
+def test_the_first_layers_are_a_policy(make):
     config, policy, params = make()
     draft = first_layers(config, 1)
     tokens = np.array([[3, 8, 5]])
     cut = params | {"layers": jax.tree.map(lambda x: x[:1], params["layers"])}
-    found = jit(draft.forward)(cut, tokens).logits
+    found = jax.jit(draft.forward)(cut, tokens).logits
     assert found.shape == (1, 3, config.vocab)
-    whole = jit(policy.forward)(params, tokens).logits
+    whole = jax.jit(policy.forward)(params, tokens).logits
     assert np.abs(found - whole)[0, 1:].max() > 0.01
 
 

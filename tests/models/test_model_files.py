@@ -53,7 +53,7 @@ def test_tensors_come_back_byte_for_byte(tmp_path, name):
     assert not list(tmp_path.glob(".*")), "nothing half done is left"
 
 
-def test_a_checkpoint_is_like_any_other(tmp_path, jit):
+def test_a_checkpoint_is_like_any_other(tmp_path):
     """Orbax restores it into a policy of its config, and to train means f32."""
     import_model(
         GOLDEN / "llama3", tmp_path / "run", dtype="float32", progress=counting
@@ -65,7 +65,7 @@ def test_a_checkpoint_is_like_any_other(tmp_path, jit):
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert shapes(params) == shapes(wanted)
     case = np.load(GOLDEN / "llama3" / "expected.npz")
-    logits = jit(policy.forward)(params, case["tokens"][:1]).logits
+    logits = jax.jit(policy.forward)(params, case["tokens"][:1]).logits
     np.testing.assert_allclose(logits[0, 1:], case["logits"][0, :-1], atol=1e-4)
     # What was bf16 goes out as bf16, unless told otherwise, and in parts if large.
     export_model(tmp_path / "run", tmp_path / "out", part=3000, progress=counting)

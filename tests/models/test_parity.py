@@ -67,14 +67,14 @@ def close(ours, theirs):
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in FOLDER.iterdir() if p.is_dir()))
-def test_a_family_computes_what_transformers_computes(name, jit):
+def test_a_family_computes_what_transformers_computes(name):
     policy, params = model(name)
     case = np.load(FOLDER / name / "expected.npz")
     greedy = case["greedy"]
     rows = np.zeros((3, PROMPT + NEW), np.int32)
     rows[:2, : case["tokens"].shape[1]] = case["tokens"]
     rows[2] = greedy
-    read = jit(partial(read_all_ways, policy))
+    read = jax.jit(partial(read_all_ways, policy))
     whole, text, logits = read(params, rows, greedy[None, :PROMPT])
     for row, length in enumerate(case["length"]):
         # Theirs at t is about token t + 1; ours is about token t.
@@ -102,8 +102,8 @@ def placed(policy, params, row):
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])
-def test_a_search_reads_what_transformers_reads(name, jit):
+def test_a_search_reads_what_transformers_reads(name):
     policy, params = model(name)
     case = np.load(FOLDER / name / "expected.npz")
-    behind = jit(partial(placed, policy))(params, case["tokens"][:1])
+    behind = jax.jit(partial(placed, policy))(params, case["tokens"][:1])
     close(behind, case["logits"][0, HELD : HELD + sum(MORE)])

@@ -31,11 +31,11 @@ def batch():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_imitation_by_chunks(make, jit, batch, tied):
+def test_imitation_by_chunks(make, batch, tied):
     """Loss, accuracy and every gradient; on 8 devices, matrices cut over two."""
     _, policy, params = make(layers=1, tied=tied)
     _, chunked, _ = make(layers=1, tied=tied, logit_chunk=3)
-    graded = lambda p: jit(jax.value_and_grad(imitation(p).total, has_aux=True))
+    graded = lambda p: jax.jit(jax.value_and_grad(imitation(p).total, has_aux=True))
     expected = graded(policy)(params, batch)
     mesh = build_mesh(MeshConfig(2, 2, 2))
     on_mesh = shard(params, TRANSFORMER_RULES, mesh), put_batch(mesh, batch)
@@ -58,7 +58,7 @@ def test_no_array_holds_all_logits(make):
     assert held(policy) and not held(chunked)
 
 
-def test_responses_by_chunks_under_adapters(make, jit):
+def test_responses_by_chunks_under_adapters(make):
     """Values come too, and adapters reach a policy that reads by chunks."""
     tokens = np.random.default_rng(2).integers(0, 12, (B, T)).astype(np.int32)
     rows = tokens, np.full(B, 2, np.int32), np.arange(B, dtype=np.int32) % 4 + 4
@@ -69,7 +69,7 @@ def test_responses_by_chunks_under_adapters(make, jit):
         adapted = adapt(params, jax.random.key(1), config)
         adapted["lora"] = jax.tree.map(lambda x: x + 0.1, adapted["lora"])
         policy = lora_policy(policy, config)
-        read = jit(partial(read_responses, policy))
+        read = jax.jit(partial(read_responses, policy))
         found.append(read(adapted, *rows))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **F32), *found)
     assert np.any(found[0].value)

@@ -43,17 +43,17 @@ def close(found, expected):
 @pytest.mark.parametrize(
     "options", [{}, {"window": 40, "cap": 5.0, "scale": 0.3}], ids=["plain", "gemma"]
 )
-def test_the_same_numbers_and_gradients_on_a_mesh_too(rows, options, jit):
-    expected = jit(graded(attend, **options))(*rows)
+def test_the_same_numbers_and_gradients_on_a_mesh_too(rows, options):
+    expected = jax.jit(graded(attend, **options))(*rows)
     # Rows over data and fsdp, heads over tensor: each device has one row and one head.
     mesh = build_mesh(MeshConfig(2, 2, 2))
-    kernel = jit(graded(attend_flash, **options))
+    kernel = jax.jit(graded(attend_flash, **options))
     close(kernel(*put_batch(mesh, rows)), expected)
     if not options:
         close(kernel(*rows), expected)
 
 
-def test_inside_a_shard_map_of_rows_it_takes_what_is_left(rows, jit):
+def test_inside_a_shard_map_of_rows_it_takes_what_is_left(rows):
     """A kernel must not meet an axis that the partitioner has, be it of one device."""
     mesh = build_mesh(MeshConfig(4, 2, 1))
     q, k, v = put_batch(mesh, tuple(np.concatenate([x, x]) for x in rows[:3]))
@@ -66,7 +66,7 @@ def test_inside_a_shard_map_of_rows_it_takes_what_is_left(rows, jit):
         axis_names={"data", "fsdp"},
         check_vma=False,
     )
-    close(jit(manual)(q, k, v)[:B], jit(attend)(*rows[:3]))
+    close(jax.jit(manual)(q, k, v)[:B], jax.jit(attend)(*rows[:3]))
     assert str(jax.make_jaxpr(manual)(q, k, v)).count("shard_map") == 2
 
 
@@ -111,7 +111,7 @@ def test_where_the_kernel_does_not_serve(rows):
     assert served == [None, None]  # 4 rows for 8 devices
 
 
-def test_layers_with_different_windows(rows, jit):
+def test_layers_with_different_windows(rows):
     """In a scan over layers the window is a number that the program carries."""
     q, k, v, segment, _ = rows
 
@@ -121,19 +121,19 @@ def test_layers_with_different_windows(rows, jit):
     windows = jnp.array([0, 40], jnp.int32)
     flash = partial(attend_flash, windows=(0, 40))
     found, expected = (
-        jit(lambda q, fn=fn: jax.lax.scan(partial(layer, fn), q, windows)[0])(q)
+        jax.jit(lambda q, fn=fn: jax.lax.scan(partial(layer, fn), q, windows)[0])(q)
         for fn in (flash, attend)
     )
     close(found, expected)
 
 
-def test_a_policy_that_reads_by_the_kernel(make, jit):
+def test_a_policy_that_reads_by_the_kernel(make):
     """`flash` switches it on; nothing else of a policy changes."""
     _, plain, params = make(layers=1)
     _, kernel, _ = make(layers=1, flash=True)
     tokens = jnp.arange(B * T, dtype=jnp.int32).reshape(B, T) % 12
-    expected = jit(plain.forward)(params, tokens)
-    found = jit(kernel.forward)(params, tokens)
+    expected = jax.jit(plain.forward)(params, tokens)
+    found = jax.jit(kernel.forward)(params, tokens)
     np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
     assert "pallas_call" in str(jax.make_jaxpr(kernel.forward)(params, tokens))
     assert "pallas_call" not in str(jax.make_jaxpr(plain.forward)(params, tokens))

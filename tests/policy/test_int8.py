@@ -36,21 +36,21 @@ def test_which_parameters_and_how_many_bytes(make):
     assert size(small) < 0.3 * size(params)  # of f32; scales and norms are the rest
 
 
-def test_logits_are_close_and_decoding_is_forward(make, jit):
+def test_logits_are_close_and_decoding_is_forward(make):
     """Rounding moves a weight by scale / sqrt(12). Initial weights end at 2 of the 0.88
     deviations that are left then, so a product is off by 2.27 / 127 / sqrt(12) = 0.5 %
     of its spread, and 9 of them in a row by 1.6 % at most, if none hides another's."""
     _, policy, _ = make(width=64, ff=128, vocab=40)
-    params = jit(policy.init)(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (4, 9), 0, 40)
-    forward = jit(lambda p, t: policy.forward(p, t).logits)
+    forward = jax.jit(lambda p, t: policy.forward(p, t).logits)
     exact, small = forward(params, tokens), forward(quantised(params), tokens)
     off = jnp.std(small - exact) / jnp.std(exact)
     assert 1e-3 < off < 0.016
     # Prefill and a step read the same 8-bit matrices as whole rows do.
     length = jnp.full(4, 8)
-    start = jit(lambda p, t: policy.start(p, t[:, :8], length, capacity=12))
-    step = jit(policy.step)
+    start = jax.jit(lambda p, t: policy.start(p, t[:, :8], length, capacity=12))
+    step = jax.jit(policy.step)
     apart = policy.unstack(quantised(params))
     _, cache = start(apart, tokens)
     output, _ = step(apart, cache, tokens[:, 8])

@@ -74,10 +74,10 @@ def test_the_kernels_by_hand(adapted):
     )
 
 
-def test_what_it_trains_with_is_what_it_decodes_with(adapted, jit):
+def test_what_it_trains_with_is_what_it_decodes_with(adapted):
     policy, params = adapted
 
-    @jit
+    @jax.jit
     def both(params):
         whole = policy.forward(params, TOKENS).logits
         plain = policy.unstack(params)  # merged here, once
@@ -91,7 +91,7 @@ def test_what_it_trains_with_is_what_it_decodes_with(adapted, jit):
     assert np.abs(whole).max() > 0.1
 
 
-def test_only_the_adapters_learn_and_only_they_have_moments(adapted, jit):
+def test_only_the_adapters_learn_and_only_they_have_moments(adapted):
     policy, params = adapted
     config = OptimizerConfig(0.01, 0, "constant", weight_decay=0.5)
     optimizer = build_optimizer(config, 10, trainable, slim=True)
@@ -108,7 +108,7 @@ def test_only_the_adapters_learn_and_only_they_have_moments(adapted, jit):
         position=jnp.arange(6)[None] + 0 * TOKENS,
         weight=ones,
     )
-    after, _ = jit(build_update(imitation(policy), optimizer))(state, batch)
+    after, _ = jax.jit(build_update(imitation(policy), optimizer))(state, batch)
     jax.tree.map(np.testing.assert_array_equal, after.params["base"], params["base"])
     moved = jax.tree.map(
         lambda x, y: np.abs(x - y).max(), after.params["lora"], params["lora"]

@@ -40,15 +40,15 @@ def decode(policy, params, tokens, junk):
 
 
 @pytest.fixture(scope="module")
-def decoder(jit):
-    return functools.cache(lambda policy: jit(functools.partial(decode, policy)))
+def decoder():
+    return functools.cache(lambda policy: jax.jit(functools.partial(decode, policy)))
 
 
 @pytest.mark.parametrize("overrides", VARIANTS)
-def test_start_and_step_are_forward_at_every_position(make, jit, decoder, overrides):
+def test_start_and_step_are_forward_at_every_position(make, decoder, overrides):
     """Ragged rows; those past their capacity go on and must not disturb the others."""
     _, policy, params = make(**overrides)
-    whole = jit(policy.forward)(params, TOKENS)
+    whole = jax.jit(policy.forward)(params, TOKENS)
     read = decoder(policy)(params, TOKENS, 7)
     for row, length in enumerate(LENGTH):
         # The last token's output is about a token behind the row: process has it only.

@@ -1,5 +1,6 @@
 """Reading behind keys and values that lie in several places is reading one row."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def whole_rows():
 
 
 @pytest.mark.parametrize("overrides", [dict(qk_norm=True), dict(tied=True, kv_heads=1)])
-def test_a_row_in_three_places_is_one_row(make, jit, overrides):
+def test_a_row_in_three_places_is_one_row(make, overrides):
     _, policy, params = make(**overrides)
     start = jnp.repeat(PROMPT, 2) + MIDDLE
 
@@ -53,7 +54,7 @@ def test_a_row_in_three_places_is_one_row(make, jit, overrides):
         contexts = held(policy, params)
         return policy.extend(params, TOKENS, position, contexts, at=at)[0]
 
-    output, whole = jit(read)(params), jit(policy.forward)(params, whole_rows())
+    output, whole = jax.jit(read)(params), jax.jit(policy.forward)(params, whole_rows())
     for r in range(4):
         after = start[r] + jnp.arange(1, NEW + 1)
         np.testing.assert_allclose(output.logits[r], whole.logits[r, after], **F32)

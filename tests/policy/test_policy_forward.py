@@ -66,10 +66,10 @@ def reference(config, params, tokens):
         dict(kv_heads=1, tied=True, head_width=6, layers=3),
     ],
 )
-def test_the_forward_pass_is_its_equations(make, jit, overrides):
+def test_the_forward_pass_is_its_equations(make, overrides):
     config, policy, params = make(**overrides)
     tokens = jnp.array([[3, 9, 0, 5, 3, 7, 1], [4, 4, 8, 2, 6, 11, 10]])
-    output = jit(policy.forward)(params, tokens)
+    output = jax.jit(policy.forward)(params, tokens)
     for row in range(2):
         logits, value, process = reference(config, params, np.asarray(tokens[row]))
         np.testing.assert_allclose(output.logits[row], logits, **F32)
@@ -89,7 +89,7 @@ def test_the_attention_of_accelerators_is_that_of_the_cpu(monkeypatch, packed):
     np.testing.assert_allclose(here, there, **F32)
 
 
-def sensitivity(jit, policy, params, tokens=TOKENS, **kwargs):
+def sensitivity(policy, params, tokens=TOKENS, **kwargs):
     """|d output[t] / d token u| as [t, u] for logits, value and process."""
 
     def outputs(embedding):
@@ -103,13 +103,13 @@ def sensitivity(jit, policy, params, tokens=TOKENS, **kwargs):
             "process": output.process[0],
         }
 
-    jacobian = jit(jax.jacrev(outputs))(params["embed"]["embedding"])
+    jacobian = jax.jit(jax.jacrev(outputs))(params["embed"]["embedding"])
     return {name: jnp.abs(j[:, tokens[0]]).sum(-1) for name, j in jacobian.items()}
 
 
-def test_causality_by_gradient(make, jit):
+def test_causality_by_gradient(make):
     _, policy, params = make(qk_norm=True)
-    seen = sensitivity(jit, policy, params)
+    seen = sensitivity(policy, params)
     before = np.tri(T, k=-1, dtype=bool)  # t sees u < t; process sees u = t as well
     for name, mask in {"logits": before, "value": before, "process": np.tri(T)}.items():
         np.testing.assert_array_equal(seen[name] > 0, mask, err_msg=name)
@@ -120,9 +120,9 @@ SEGMENT = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0]])
 POSITION = jnp.array([[0, 1, 2, 0, 1, 2, 3, 0]])
 
 
-def test_a_packed_row_gives_what_its_documents_give_alone(make, jit):
+def test_a_packed_row_gives_what_its_documents_give_alone(make):
     _, policy, params = make(qk_norm=True)
-    forward = jit(policy.forward)
+    forward = jax.jit(policy.forward)
     packed = forward(params, TOKENS, segment=SEGMENT, position=POSITION)
     for document in (slice(0, 3), slice(3, 7)):
         alone = forward(params, TOKENS[:, document])
@@ -130,17 +130,17 @@ def test_a_packed_row_gives_what_its_documents_give_alone(make, jit):
             np.testing.assert_allclose(part[:, document], whole, **F32)
 
 
-def test_no_gradient_crosses_from_document_to_document(make, jit):
+def test_no_gradient_crosses_from_document_to_document(make):
     _, policy, params = make(qk_norm=True)
-    seen = sensitivity(jit, policy, params, segment=SEGMENT, position=POSITION)
+    seen = sensitivity(policy, params, segment=SEGMENT, position=POSITION)
     same = np.asarray(SEGMENT[0][:, None] == SEGMENT[0][None])
     for name, mask in {"logits": np.tri(T, k=-1), "process": np.tri(T)}.items():
         np.testing.assert_array_equal(seen[name] > 0, same & (mask > 0), err_msg=name)
 
 
-def test_what_stands_behind_the_end_changes_nothing(make, jit):
+def test_what_stands_behind_the_end_changes_nothing(make):
     _, policy, params = make()
-    forward = jit(policy.forward)
+    forward = jax.jit(policy.forward)
     short = forward(params, TOKENS[:, :5])
     long = forward(params, TOKENS)
     other = forward(params, TOKENS.at[:, 5:].set(2))
@@ -168,13 +168,13 @@ def test_rotary_scores_depend_on_the_distance_only():
     assert abs(score(9, 2) - score(9, 3)) > 0.01
 
 
-def test_only_differences_of_position_matter_to_the_policy(make, jit):
+def test_only_differences_of_position_matter_to_the_policy(make):
     _, policy, params = make()
-    forward = jit(policy.forward)
+    forward = jax.jit(policy.forward)
     at = jnp.arange(T)[None]
     plain = forward(params, TOKENS, position=at)
     jax.tree.map(
-        np.testing.assert_array_equal, plain, jit(policy.forward)(params, TOKENS)
+        np.testing.assert_array_equal, plain, jax.jit(policy.forward)(params, TOKENS)
     )
     moved = forward(params, TOKENS, position=at + 50)
     stretched = forward(params, TOKENS, position=at * 3)
@@ -182,11 +182,11 @@ def test_only_differences_of_position_matter_to_the_policy(make, jit):
     assert jnp.abs(plain.logits - stretched.logits).max() > 0.01
 
 
-def test_remat_and_unroll_change_nothing(make, jit):
+def test_remat_and_unroll_change_nothing(make):
     def gradient(**overrides):
         _, policy, params = make(layers=3, **overrides)
         loss = lambda p: jnp.mean(jnp.sin(policy.forward(p, TOKENS).logits))
-        return jit(jax.value_and_grad(loss))(params)
+        return jax.jit(jax.value_and_grad(loss))(params)
 
     plain = gradient()
     assert all(jnp.abs(plain[1]["layers"]["mlp"]["down"]).max((1, 2)) > 0)
@@ -195,11 +195,11 @@ def test_remat_and_unroll_change_nothing(make, jit):
         jax.tree.map(close, plain, gradient(**overrides))
 
 
-def test_bfloat16_stays_inside(make, jit):
+def test_bfloat16_stays_inside(make):
     _, policy, params = make(qk_norm=True)
     _, half, _ = make(qk_norm=True, dtype="bfloat16")
-    exact = jit(policy.forward)(params, TOKENS)
-    rounded = jit(half.forward)(params, TOKENS)
+    exact = jax.jit(policy.forward)(params, TOKENS)
+    rounded = jax.jit(half.forward)(params, TOKENS)
     for leaf in jax.tree.leaves(rounded):
         assert leaf.dtype == jnp.float32
     # Rounding to 8 bits is off by about 2^-9 of a number. On the way to a logit lie
@@ -215,13 +215,13 @@ def test_bfloat16_stays_inside(make, jit):
     assert jnp.mean(rounded.logits[:, 1:] == as_bf16[:, 1:]) < 0.1
 
 
-def test_parameters_of_a_key_are_the_same_on_a_mesh(make, jit):
+def test_parameters_of_a_key_are_the_same_on_a_mesh(make):
     _, policy, _ = make(qk_norm=True)
     key = jax.random.key(3)
     mesh = build_mesh(MeshConfig(2, 2, 2))
     placed = shardings(jax.eval_shape(policy.init, key), TRANSFORMER_RULES, mesh)
-    alone = jit(policy.init)(key)
-    shared = jit(policy.init, out_shardings=placed)(key)
+    alone = jax.jit(policy.init)(key)
+    shared = jax.jit(policy.init, out_shardings=placed)(key)
     assert len(shared["layers"]["mlp"]["down"].devices()) == 8
     jax.tree.map(np.testing.assert_array_equal, alone, shared)
     # Each layer has its own numbers, of variance 1 / D.

@@ -67,10 +67,10 @@ def enumerated() -> Demonstrations:
     return Demonstrations(labels=batch, logprob=np.log(POLICY)[text])
 
 
-def test_the_gradient_is_the_enumerated_expectation(jit):
+def test_the_gradient_is_the_enumerated_expectation():
     # dL/df = pi D - p_expert (1 - D), text by text
     objective = demonstration_objective(table_model())
-    gradient = jit(jax.grad(objective.total, has_aux=True))
+    gradient = jax.jit(jax.grad(objective.total, has_aux=True))
     f = np.random.default_rng(0).normal(0, 2, 5).astype(np.float32)
     found, sums = gradient(jnp.asarray(f), enumerated())
     D = 1 / (1 + POLICY * np.exp(-f))
@@ -82,13 +82,13 @@ def test_the_gradient_is_the_enumerated_expectation(jit):
     np.testing.assert_allclose(objective.weight(enumerated()), 2, rtol=1e-6)
 
 
-def test_the_best_score_is_the_experts_log_probability(jit):
+def test_the_best_score_is_the_experts_log_probability():
     objective = demonstration_objective(table_model())
     batch = enumerated()
     gradient = jax.grad(objective.total, has_aux=True)
     # By hand: D* = p_expert / (p_expert + pi), where the gradient vanishes.
     np.testing.assert_allclose(
-        jit(gradient)(jnp.log(EXPERT), batch)[0], np.zeros(5), atol=1e-7
+        jax.jit(gradient)(jnp.log(EXPERT), batch)[0], np.zeros(5), atol=1e-7
     )
 
     # Found from anywhere: Newton's curvature D (1 - D) (p_expert + pi) is at most 1/4.
@@ -96,7 +96,7 @@ def test_the_best_score_is_the_experts_log_probability(jit):
         return f - 4 * gradient(f, batch)[0]
 
     start = jnp.array([3.0, -2.0, 0.0, 1.0, -4.0])
-    best = jit(lambda f: jax.lax.fori_loop(0, 3000, descend, f))(start)
+    best = jax.jit(lambda f: jax.lax.fori_loop(0, 3000, descend, f))(start)
     np.testing.assert_allclose(best, np.log(EXPERT), atol=1e-3)
 
 
@@ -175,7 +175,7 @@ def test_each_side_weighs_half():
     assert expert.weight.sum() == 0  # what came in is left as it was
 
 
-def test_balanced_rows_find_the_experts_distribution(jit):
+def test_balanced_rows_find_the_experts_distribution():
     # 20 expert texts in proportion to p, 100 of the policy's in proportion to pi.
     p, pi = np.array([10, 5, 3, 1, 1]) / 20, np.array([10, 10, 20, 20, 40]) / 100
     expert = np.repeat(np.arange(5), [10, 5, 3, 1, 1])
@@ -184,7 +184,7 @@ def test_balanced_rows_find_the_experts_distribution(jit):
         rows(expert), np.log(pi)[expert], rows(sampled), np.log(pi)[sampled]
     )
     objective = demonstration_objective(table_model())
-    gradient = jit(jax.grad(objective.total, has_aux=True))
+    gradient = jax.jit(jax.grad(objective.total, has_aux=True))
     at_best, _ = gradient(jnp.log(p.astype(np.float32)), batch)
     np.testing.assert_allclose(at_best, np.zeros(5), atol=1e-5)
 
@@ -199,11 +199,11 @@ def test_rows_that_demonstrate_nothing_are_refused():
 
 
 @pytest.fixture(scope="module")
-def learned(make, jit):
+def learned(make):
     """(model of 3 heads, params, width -> Demonstrations padded to it)."""
     config, _, policy_params = make(layers=1)
     model = build_reward_model(RewardModelConfig(readout="head", heads=3), config)
-    params = jit(model.init)(jax.random.key(0), policy_params)
+    params = jax.jit(model.init)(jax.random.key(0), policy_params)
     rng = np.random.default_rng(3)
     tokens = rng.integers(4, 12, (4, 6))
 
@@ -235,12 +235,12 @@ def lenient(any_rank):
         yield
 
 
-def test_heads_share_the_mean_of_their_losses(learned, lenient, jit):
+def test_heads_share_the_mean_of_their_losses(learned, lenient):
     model, params, batch = learned
     labels = batch(6).labels
     objective = demonstration_objective(model, "sum")
-    total = jit(objective.total)
-    scores = jit(model.score)(
+    total = jax.jit(objective.total)
+    scores = jax.jit(model.score)(
         params, labels.tokens, labels.prompt_length, labels.length, labels.step_end
     )
     f = np.asarray(scores).sum(-1)
@@ -255,13 +255,15 @@ def test_heads_share_the_mean_of_their_losses(learned, lenient, jit):
     np.testing.assert_allclose(total(params, batch(9))[0], expected, rtol=1e-5)
 
 
-def test_microbatches_change_nothing(jit):
+def test_microbatches_change_nothing():
     objective = Objective(*demonstration_objective(table_model()))
     optimizer = optax.sgd(0.1)
     params, key = jnp.array([0.5, -1.0, 2.0, 0.0, 1.0]), jax.random.key(1)
     state = TrainState(jnp.int32(0), params, optimizer.init(params), key)
     one, two, five = (
-        jit(build_update(objective, optimizer, microbatches=cut))(state, enumerated())
+        jax.jit(build_update(objective, optimizer, microbatches=cut))(
+            state, enumerated()
+        )
         for cut in (1, 2, 5)
     )
     for after, metrics in (two, five):

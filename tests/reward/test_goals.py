@@ -69,16 +69,16 @@ def test_goals_survive_their_packing():
     assert back.dtype == jnp.float32
 
 
-def test_a_score_is_the_logit_of_the_goal_behind_the_step(model, make, jit):
+def test_a_score_is_the_logit_of_the_goal_behind_the_step(model, make):
     """Row by row: the policy's own logits for one token more, whatever it is."""
     _, policy, net = make()
     params = {"net": net, "readout": {"scale": jnp.float32(0.7), "bias": -0.3}}
     labels = batch()[0].labels
     rows = labels.tokens, labels.prompt_length, labels.length, labels.step_end
-    scores = jit(model.score)(params, *rows)
+    scores = jax.jit(model.score)(params, *rows)
     at = jnp.array([[4, 7], [5, 5], [4, 4]])
-    own, every = jit(model.goals)(params, labels.tokens, labels.prompt_length, at)
-    forward = jit(policy.forward)
+    own, every = jax.jit(model.goals)(params, labels.tokens, labels.prompt_length, at)
+    forward = jax.jit(policy.forward)
     for (b, t), j in zip(ENDS, STEP):
         text = jnp.where(jnp.arange(T + 1) <= t, jnp.pad(labels.tokens[b], (0, 1)), 9)
         expected = 0.7 * forward(net, text[None]).logits[0, t + 1] - 0.3
@@ -89,11 +89,11 @@ def test_a_score_is_the_logit_of_the_goal_behind_the_step(model, make, jit):
     assert np.count_nonzero(scores) == len(ENDS)
 
 
-def test_the_loss_is_that_of_the_own_goal_and_of_all_goals(table, jit):
+def test_the_loss_is_that_of_the_own_goal_and_of_all_goals(table):
     (model, values), (data, reach) = table, batch()
     objective = goal_objective(model, GOALS, goal_weight=3.0)
     with jax.numpy_dtype_promotion("strict"):
-        loss, sums = jit(objective.total)(values, data)
+        loss, sums = jax.jit(objective.total)(values, data)
     labels, own, every = data.labels, 0.0, 0.0
     for (b, t), j in zip(ENDS, STEP):
         w, y = float(labels.weight[b, t]), float(labels.label[b, t])
@@ -106,12 +106,12 @@ def test_the_loss_is_that_of_the_own_goal_and_of_all_goals(table, jit):
     np.testing.assert_allclose(objective.weight(data), 3.5)
 
 
-def test_learns_what_is_within_reach(table, jit):
+def test_learns_what_is_within_reach(table):
     """Every goal's log-odds go to the side of its label; steps that are none stay."""
     (model, values), (data, reach) = table, batch()
     optimizer = optax.sgd(1.0)
     objective = Objective(*goal_objective(model, GOALS))
-    update = jit(build_update(objective, optimizer))
+    update = jax.jit(build_update(objective, optimizer))
     state = TrainState(jnp.int32(0), values, optimizer.init(values), jax.random.key(0))
     for _ in range(100):
         state, _ = update(state, data)

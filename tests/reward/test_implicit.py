@@ -137,7 +137,7 @@ def test_integer_log_probabilities_are_refused():
         implicit_reward_model(POLICY, 0)
 
 
-def test_the_model_learns_the_policy_and_keeps_the_reference(make, any_rank, jit):
+def test_the_model_learns_the_policy_and_keeps_the_reference(make, any_rank):
     tokens = np.array([[1, 5, 6, 4, 7, 4], [1, 8, 4, 9, 4, 0]], np.int32)
     prompt_length, length = np.array([2, 1], np.int32), np.array([6, 5], np.int32)
     row = (tokens, prompt_length, length, tokens == 4)
@@ -158,7 +158,7 @@ def test_the_model_learns_the_policy_and_keeps_the_reference(make, any_rank, jit
             ]
             return *model.read(params, *row), jax.grad(total)(params), whole
 
-        look = jit(look)
+        look = jax.jit(look)
         at_first = look(params)[0]
         found, logprob, slope, whole = look(moved)
     assert not np.asarray(at_first).any()  # they begin as equals

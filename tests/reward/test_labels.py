@@ -40,10 +40,10 @@ def traces():
     return np.random.default_rng(3).integers(1, V, (B, 8)).astype(np.int32)
 
 
-def exact_success(jit, policy, params):
+def exact_success(policy, params):
     """f64[B, STEPS]: the probability that a continuation of a step ends right."""
     a, b = np.divmod(np.arange(V * V), V)
-    forward = jit(policy.forward)
+    forward = jax.jit(policy.forward)
     out = np.zeros((B, STEPS))
     for j, end in enumerate(ENDS):
         prefix = np.repeat(traces()[:, : end + 1], V * V, axis=0)
@@ -62,12 +62,12 @@ def exact_success(jit, policy, params):
     return out
 
 
-def policy_rollouts(jit, policy, params, seed):
+def policy_rollouts(policy, params, seed):
     """The Succeeds of a policy: draws behind prefixes that are read once."""
     ends = jnp.broadcast_to(jnp.asarray(ENDS, jnp.int32), (B, STEPS))
-    read = jit(functools.partial(read_prefixes, policy, sampling=PLAIN))
+    read = jax.jit(functools.partial(read_prefixes, policy, sampling=PLAIN))
     prefixes = read(params, jnp.asarray(traces()), ends)
-    draw = jit(
+    draw = jax.jit(
         functools.partial(
             continue_from, policy, sampling=PLAIN, stop_ids=(STOP,), max_new_tokens=2
         )
@@ -85,16 +85,16 @@ def policy_rollouts(jit, policy, params, seed):
     return succeeds
 
 
-def test_rollout_labels_have_exactly_the_error_of_their_number(make, jit):
+def test_rollout_labels_have_exactly_the_error_of_their_number(make):
     """K (label - p)^2 / p(1 - p), summed over 60 steps, is chi-square with 60 degrees.
 
     Both tails are refused: the error falls as 1 / sqrt(K), no slower and no faster.
     """
     _, policy, params = make()
-    p = exact_success(jit, policy, params)
+    p = exact_success(policy, params)
     assert p.min() > 0.01 and p.max() < 0.99 and p.std() > 0.05
     errors = []
-    succeeds = policy_rollouts(jit, policy, params, seed=1)
+    succeeds = policy_rollouts(policy, params, seed=1)
     for K in (16, 256):
         found = by_rollouts(
             np.full(B, STEPS),

@@ -56,7 +56,7 @@ def table_score(params, tokens, prompt_length, length, step_end):
 TABLE = RewardModel(lambda key, policy_params=None: jnp.zeros(3), table_score)
 
 
-def test_known_strengths_are_recovered(jit):
+def test_known_strengths_are_recovered():
     # Strengths 1, 2, 5: i beats j with probability s_i / (s_i + s_j). The likelihood's
     # maximum has the scores log s_i, up to a common shift.
     strength = np.array([1.0, 2.0, 5.0])
@@ -64,17 +64,17 @@ def test_known_strengths_are_recovered(jit):
     batch = pairs_of(i, j, strength[i] / (strength[i] + strength[j]))
     objective = preference_objective(TABLE)
     gradient = jax.grad(objective.total, has_aux=True)
-    at_best, _ = jit(gradient)(jnp.asarray(np.log(strength), jnp.float32), batch)
+    at_best, _ = jax.jit(gradient)(jnp.asarray(np.log(strength), jnp.float32), batch)
     np.testing.assert_allclose(at_best, np.zeros(3), atol=1e-6)
 
     descend = lambda _, s: s - gradient(s, batch)[0]
     start = jnp.array([2.0, 0.0, -1.0])
-    best = np.asarray(jit(lambda s: jax.lax.fori_loop(0, 300, descend, s))(start))
+    best = np.asarray(jax.jit(lambda s: jax.lax.fori_loop(0, 300, descend, s))(start))
     np.testing.assert_allclose(best - best[0], np.log(strength), atol=1e-4)
     np.testing.assert_allclose(objective.weight(batch), 3)  # of each pair, both ways
 
 
-def test_the_loss_and_its_gradient_by_hand(jit):
+def test_the_loss_and_its_gradient_by_hand():
     scores = np.array([0.5, -1.0, 2.0])
     i, j, weight = np.array([0, 1, 2]), np.array([1, 2, 0]), np.array([1.0, 2.0, 0.5])
     batch = pairs_of(i, j, weight, margin=0.25)
@@ -82,7 +82,7 @@ def test_the_loss_and_its_gradient_by_hand(jit):
     def loss(s):  # in float64
         return np.sum(weight * -np.log(1 / (1 + np.exp(-(s[i] - s[j] - 0.25)))))
 
-    total = jit(jax.grad(preference_objective(TABLE).total, has_aux=True))
+    total = jax.jit(jax.grad(preference_objective(TABLE).total, has_aux=True))
     found, sums = total(jnp.asarray(scores, jnp.float32), batch)
     np.testing.assert_allclose(sums["loss"], loss(scores), rtol=1e-6)
     np.testing.assert_allclose(sums["pair_accuracy"], 1.0 + 0.5)
@@ -120,11 +120,11 @@ def test_the_score_of_a_text_by_hand():
 
 
 @pytest.fixture(scope="module")
-def learned(make, jit):
+def learned(make):
     """(model of 3 heads, params, width -> PairBatch of texts of several lengths)."""
     config, _, policy_params = make(layers=1)
     model = build_reward_model(RewardModelConfig(readout="head", heads=3), config)
-    params = jit(model.init)(jax.random.key(0), policy_params)
+    params = jax.jit(model.init)(jax.random.key(0), policy_params)
     tokens = np.random.default_rng(3).integers(4, 12, (4, 2, 6))
     length = np.array([[6, 4], [5, 6], [6, 6], [4, 4]], np.int32)
 
@@ -153,12 +153,12 @@ def lenient(any_rank):
         yield
 
 
-def test_one_forward_reads_both_sides_of_every_head(learned, lenient, jit):
+def test_one_forward_reads_both_sides_of_every_head(learned, lenient):
     model, params, batch = learned
     pairs = batch(6)
     objective = preference_objective(model, "sum")
-    total = jit(objective.total)
-    score = jit(model.score)
+    total = jax.jit(objective.total)
+    score = jax.jit(model.score)
     sides = [
         np.asarray(
             score(
@@ -182,14 +182,14 @@ def test_one_forward_reads_both_sides_of_every_head(learned, lenient, jit):
     np.testing.assert_allclose(total(params, batch(8))[0], expected, rtol=1e-5)
 
 
-def test_microbatches_change_nothing(jit):
+def test_microbatches_change_nothing():
     objective = Objective(*preference_objective(TABLE))
     optimizer = optax.sgd(0.1)
     params, key = jnp.array([0.5, -1.0, 2.0]), jax.random.key(1)
     state = TrainState(jnp.int32(0), params, optimizer.init(params), key)
     batch = pairs_of([0, 1, 2, 1], [1, 2, 0, 0], [1.0, 2.0, 0.5, 1.0], margin=0.5)
     one, two, four = (
-        jit(build_update(objective, optimizer, microbatches=cut))(state, batch)
+        jax.jit(build_update(objective, optimizer, microbatches=cut))(state, batch)
         for cut in (1, 2, 4)
     )
     for after, metrics in (two, four):
@@ -237,7 +237,7 @@ def reachable(beats: np.ndarray, start: int) -> set[int]:
     return found - {start}
 
 
-def test_the_closure_is_who_can_be_reached(jit):
+def test_the_closure_is_who_can_be_reached():
     rng = np.random.default_rng(4)
     wins = np.full((20, 6, 6), 0.5, np.float32)
     i, j = np.triu_indices(6, 1)
@@ -246,7 +246,7 @@ def test_the_closure_is_who_can_be_reached(jit):
     valid = rng.random((20, 6)) < 0.8
     valid[:, 0] = True
     found = np.asarray(
-        jit(lambda w, v: borda(w, valid=v, transitive=True))(wins, valid)
+        jax.jit(lambda w, v: borda(w, valid=v, transitive=True))(wins, valid)
     )
     for b in range(20):
         there = np.flatnonzero(valid[b])
@@ -295,7 +295,7 @@ def test_a_lone_candidate_and_integers():
         win_probability(jnp.arange(3))
 
 
-def test_dpo_ends_at_the_optimal_policy(jit):
+def test_dpo_ends_at_the_optimal_policy():
     """Its loss is that of pairs judged by a reward r, scored by the implicit reward:
     smallest where the policy is reference * exp(r / beta) / Z (2305.18290)."""
     beta, rng = 0.5, np.random.default_rng(6)
@@ -327,6 +327,6 @@ def test_dpo_ends_at_the_optimal_policy(jit):
     def descend(_, net):
         return net - 4 * gradient(params | {"net": net}, batch)[0]["net"]
 
-    net = jit(lambda net: jax.lax.fori_loop(0, 400, descend, net))(params["net"])
+    net = jax.jit(lambda net: jax.lax.fori_loop(0, 400, descend, net))(params["net"])
     np.testing.assert_allclose(jax.nn.softmax(net), optimal, atol=1e-4)
     assert np.abs(optimal - reference).max() > 0.05

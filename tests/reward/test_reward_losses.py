@@ -267,18 +267,18 @@ def batch_of(rows, T):
 
 
 @pytest.mark.parametrize("case", LEARNED)
-def test_microbatches_and_padding_change_no_update(make, jit, case):
+def test_microbatches_and_padding_change_no_update(make, case):
     model_config, config, microbatches = LEARNED[case]
     size, _, policy_params = make(layers=1)
     model = build_reward_model(RewardModelConfig(**model_config), size)
     objective = Objective(*reward_objective(model, **config))
-    params = jit(model.init)(jax.random.key(2), policy_params)
+    params = jax.jit(model.init)(jax.random.key(2), policy_params)
     optimizer = optax.sgd(0.5)
     state = TrainState(jnp.int32(0), params, optimizer.init(params), jax.random.key(0))
 
     def updated(batch, microbatches):
         update = build_update(objective, optimizer, microbatches=microbatches)
-        return jit(update)(state, batch)
+        return jax.jit(update)(state, batch)
 
     after, metrics = updated(batch_of(8, 9), 1)
     assert metrics["grad_norm"] > 0.01
@@ -289,22 +289,22 @@ def test_microbatches_and_padding_change_no_update(make, jit, case):
     jax.tree.map(close, same.params, after.params)
 
 
-def test_a_head_of_an_ensemble_learns_from_its_own_rows(make, jit):
+def test_a_head_of_an_ensemble_learns_from_its_own_rows(make):
     """The mean over heads, each the loss of one head on its bootstrap."""
     size, _, policy_params = make(layers=1)
     config = RewardModelConfig(readout="head", heads=3)
     model = build_reward_model(config, size)
     objective = reward_objective(model)
-    params = jit(model.init)(jax.random.key(2), policy_params)
+    params = jax.jit(model.init)(jax.random.key(2), policy_params)
     batch = batch_of(8, 9)
     rows = batch.tokens, batch.prompt_length, batch.length, batch.step_end
-    scores = jit(model.score)(params, *rows)
+    scores = jax.jit(model.score)(params, *rows)
     seen = np.asarray(bootstrap(batch.tokens, batch.length, 3))
     assert len({tuple(head) for head in seen}) == 3
     weight = seen[:, :, None] * np.asarray(batch.weight)
     label = np.broadcast_to(batch.label, weight.shape)
     expected = np_cross_entropy(np.float64(scores), label, weight) / 3
-    loss, sums = jit(objective.total)(params, batch)
+    loss, sums = jax.jit(objective.total)(params, batch)
     np.testing.assert_allclose([loss, sums["loss"]], expected, rtol=1e-5)
     np.testing.assert_allclose(objective.weight(batch), weight.sum() / 3, rtol=1e-5)
 
@@ -316,7 +316,7 @@ def test_the_weight_of_an_outcome_is_that_of_the_last_step(make):
     assert reward_objective(model).weight(labels()) == 8.5
 
 
-def test_labels_are_learned_by_heart(make, jit):
+def test_labels_are_learned_by_heart(make):
     """One response, right behind one prompt and wrong behind another, step by step."""
     size, _, policy_params = make(layers=1)
     model = build_reward_model(RewardModelConfig(), size)
@@ -333,8 +333,8 @@ def test_labels_are_learned_by_heart(make, jit):
         weight=step_end.astype(jnp.float32),
     )
     optimizer = optax.adam(2e-2)
-    update = jit(build_update(Objective(*reward_objective(model)), optimizer))
-    params = jit(model.init)(jax.random.key(2), policy_params)
+    update = jax.jit(build_update(Objective(*reward_objective(model)), optimizer))
+    params = jax.jit(model.init)(jax.random.key(2), policy_params)
     state = TrainState(jnp.int32(0), params, optimizer.init(params), jax.random.key(0))
     for _ in range(60):
         state, metrics = update(state, batch)

@@ -41,14 +41,16 @@ def plain(make, **config):
 
 
 @pytest.fixture(scope="module")
-def build(make, jit):
+def build(make):
     """config -> (model, jitted; params), the read-out of random numbers."""
 
     @functools.cache
     def once(**config):
         model = plain(make, **config)
         model = model._replace(
-            init=jit(model.init), read=jit(model.read), score=jit(model.score)
+            init=jax.jit(model.init),
+            read=jax.jit(model.read),
+            score=jax.jit(model.score),
         )
         params = model.init(jax.random.key(1), make()[2])
         rng = np.random.default_rng(3)
@@ -60,8 +62,8 @@ def build(make, jit):
 
 
 @pytest.fixture(scope="module")
-def forward(make, jit):
-    return jit(make()[1].forward)
+def forward(make):
+    return jax.jit(make()[1].forward)
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +155,11 @@ def test_padding_and_ends_outside_the_response_change_nothing(build, readout):
     np.testing.assert_allclose(longer_logprob, add(logprob), rtol=2e-5, atol=1e-7)
 
 
-def test_padding_changes_no_gradient(make, build, jit):
+def test_padding_changes_no_gradient(make, build):
     model, (_, params) = plain(make), build()
-    gradient = jit(jax.grad(lambda p, *rows: jnp.sum(jnp.sin(model.score(p, *rows)))))
+    gradient = jax.jit(
+        jax.grad(lambda p, *rows: jnp.sum(jnp.sin(model.score(p, *rows))))
+    )
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     jax.tree.map(close, gradient(params, *padded()), gradient(params, *rows()))
 
@@ -201,11 +205,11 @@ def test_an_unlikely_step_leaves_the_digits_of_the_next_one():
     np.testing.assert_allclose(scores[0], [-150, -np.log(1e-9)], rtol=1e-6)
 
 
-def test_heads_are_independent_and_differ_at_first(make, build, jit):
+def test_heads_are_independent_and_differ_at_first(make, build):
     config = RewardModelConfig(readout="head", heads=3)
     model = build_reward_model(config, make()[0])
-    params = jit(model.init)(jax.random.key(1), make()[2])
-    scores = jit(model.score)(params, *rows())
+    params = jax.jit(model.init)(jax.random.key(1), make()[2])
+    scores = jax.jit(model.score)(params, *rows())
     assert scores.shape == (3, 3, 8)
     single, _ = build(readout="head")
     head = params["readout"]["process"]
@@ -218,13 +222,13 @@ def test_heads_are_independent_and_differ_at_first(make, build, jit):
 
 
 @pytest.fixture(scope="module")
-def step(make, jit):
+def step(make):
     """Gradient of the sum of scores, and the parameters after a step."""
 
     def stepped(params, optimizer, **config):
         model = plain(make, **config)
 
-        @jit
+        @jax.jit
         def update(params):
             gradient = jax.grad(lambda p: jnp.sum(model.score(p, *rows())))(params)
             updates, _ = optimizer.update(gradient, optimizer.init(params), params)
@@ -275,15 +279,15 @@ def test_the_policy_survives_a_donated_reward_model(make, build, trunk):
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(make()[2]))
 
 
-def test_a_new_trunk_has_its_own_size(make, jit):
+def test_a_new_trunk_has_its_own_size(make):
     size = PolicyConfig(width=8, layers=1, heads=2, ff=12, dtype="float32")
     config = RewardModelConfig(trunk="new", policy=size)
     model = build_reward_model(config, make()[0])
-    params = jit(model.init)(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     assert params["net"]["embed"]["embedding"].shape == (12, 8)
-    assert np.count_nonzero(jit(model.score)(params, *rows())) == len(ENDS)
+    assert np.count_nonzero(jax.jit(model.score)(params, *rows())) == len(ENDS)
     as_policy = build_reward_model(RewardModelConfig(trunk="new"), make()[0])
-    params = jit(as_policy.init)(jax.random.key(0), make()[2])
+    params = jax.jit(as_policy.init)(jax.random.key(0), make()[2])
     new = params["net"]["embed"]["embedding"]
     assert new.shape == (12, 16) and np.all(new != make()[2]["embed"]["embedding"])
 

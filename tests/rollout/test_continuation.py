@@ -26,17 +26,17 @@ def key_grid(*shape, seed=0):
 
 
 @functools.cache  # a program is compiled once for all tests
-def reader(jit, policy, sampling):
-    return jit(functools.partial(read_prefixes, policy, sampling=sampling))
+def reader(policy, sampling):
+    return jax.jit(functools.partial(read_prefixes, policy, sampling=sampling))
 
 
 @functools.cache
-def forward(jit, policy):
-    return jit(policy.forward)
+def forward(policy):
+    return jax.jit(policy.forward)
 
 
 @functools.cache
-def drawer(jit, policy, sampling, *, stop_ids=(0,), room=4, rows=0):
+def drawer(policy, sampling, *, stop_ids=(0,), room=4, rows=0):
     draw = functools.partial(
         continue_from,
         policy,
@@ -45,25 +45,25 @@ def drawer(jit, policy, sampling, *, stop_ids=(0,), room=4, rows=0):
         max_new_tokens=room,
         rows=rows,
     )
-    return jit(draw)
+    return jax.jit(draw)
 
 
-def all_prefixes(jit, make, sampling, at, keys, *, tokens=TOKENS, layers=1, **options):
+def all_prefixes(make, sampling, at, keys, *, tokens=TOKENS, layers=1, **options):
     _, policy, params = make(layers=layers)
-    prefixes = reader(jit, policy, sampling)(params, tokens, ENDS)
-    return drawer(jit, policy, sampling, **options)(params, prefixes, at, keys)
+    prefixes = reader(policy, sampling)(params, tokens, ENDS)
+    return drawer(policy, sampling, **options)(params, prefixes, at, keys)
 
 
 @pytest.mark.parametrize(
     "sampling", [PLAIN, SamplingConfig(temperature=2.0, top_k=4)], ids=str
 )
-def test_pairs_come_as_often_as_their_probabilities(make, jit, sampling):
+def test_pairs_come_as_often_as_their_probabilities(make, sampling):
     """Every continuation by at most 2 tokens, enumerated; token 4 stops."""
     _, policy, params = make(layers=1)
     N, stop = 3000, 4
     at = jnp.repeat(jnp.arange(3), N)[None].repeat(2, 0)
     drawn = all_prefixes(
-        jit, make, sampling, at, key_grid(2, 3 * N), stop_ids=(stop,), room=2
+        make, sampling, at, key_grid(2, 3 * N), stop_ids=(stop,), room=2
     )
     first, second = np.divmod(np.arange(V * V), V)
     for row in range(2):
@@ -72,7 +72,7 @@ def test_pairs_come_as_often_as_their_probabilities(make, jit, sampling):
             texts = np.concatenate([prefix, first[:, None], second[:, None]], 1)
             texts = np.pad(texts, ((0, 0), (0, 10 - texts.shape[1])))  # one program
             tokens = jnp.asarray(texts, jnp.int32)
-            logits = forward(jit, policy)(params, tokens).logits
+            logits = forward(policy)(params, tokens).logits
             logprobs = np.asarray(sampling_logprobs(logits, sampling), np.float64)
             rows = np.arange(V * V)
             begin = np.exp(logprobs[rows, end + 1, first])
@@ -92,11 +92,11 @@ def test_pairs_come_as_often_as_their_probabilities(make, jit, sampling):
             np.testing.assert_array_equal(drawn.finished[row, mine], finished)
 
 
-def test_the_likeliest_path_is_that_of_the_sampler(make, jit):
+def test_the_likeliest_path_is_that_of_the_sampler(make):
     """Temperature 0 from every prefix, beside the sampler that reads it again."""
     _, policy, params = make(layers=1)
     at = jnp.arange(3)[None].repeat(2, 0)
-    drawn = all_prefixes(jit, make, GREEDY, at, key_grid(2, 3), room=5)
+    drawn = all_prefixes(make, GREEDY, at, key_grid(2, 3), room=5)
     length = (ENDS + 1).reshape(-1)
     own = jnp.arange(8)[None] < length[:, None]
     prompts = Prompts(
@@ -105,7 +105,9 @@ def test_the_likeliest_path_is_that_of_the_sampler(make, jit):
         prompt_id=jnp.arange(6),
     )
     config = SamplerConfig(6, max_new_tokens=5, stop_ids=(0,), sampling=GREEDY)
-    found, _ = jit(build_sampler(policy, config))(params, jax.random.key(0), prompts)
+    found, _ = jax.jit(build_sampler(policy, config))(
+        params, jax.random.key(0), prompts
+    )
     for i in range(6):
         begin, end = int(length[i]), int(found.length[i])
         row, m = divmod(i, 3)
@@ -118,11 +120,11 @@ def test_the_likeliest_path_is_that_of_the_sampler(make, jit):
         )
 
 
-def test_recorded_logprobs_are_those_of_forward(make, jit):
+def test_recorded_logprobs_are_those_of_forward(make):
     _, policy, params = make(layers=2)
     sampling = SamplingConfig(temperature=2.0, top_k=4)
     at = jnp.array([[0, 1, 2, 2], [2, 0, 1, 1]])
-    drawn = all_prefixes(jit, make, sampling, at, key_grid(2, 4), layers=2, room=12)
+    drawn = all_prefixes(make, sampling, at, key_grid(2, 4), layers=2, room=12)
     assert int(drawn.length.max()) == 12  # more than one chunk of keys and values
     texts = np.zeros((8, 20), np.int32)
     for i in range(8):
@@ -130,7 +132,7 @@ def test_recorded_logprobs_are_those_of_forward(make, jit):
         n = int(ENDS[row, at[row, m]]) + 1
         texts[i, :n] = TOKENS[row, :n]
         texts[i, n : n + 12] = drawn.tokens[row, m]
-    logits = forward(jit, policy)(params, jnp.asarray(texts)).logits
+    logits = forward(policy)(params, jnp.asarray(texts)).logits
     logprobs = np.asarray(sampling_logprobs(logits, sampling))
     for i in range(8):
         row, m = divmod(i, 4)
@@ -141,25 +143,25 @@ def test_recorded_logprobs_are_those_of_forward(make, jit):
         np.testing.assert_allclose(drawn.logprob[row, m], expected, atol=1e-5)
 
 
-def test_a_continuation_depends_on_its_prefix_and_key_alone(make, jit):
+def test_a_continuation_depends_on_its_prefix_and_key_alone(make):
     """Not on what its trace goes on with, its padding, its neighbours or its place."""
     _, policy, params = make(layers=1)
     at, keys = jnp.array([[1, 1, 0], [0, 2, 1]]), key_grid(2, 3)
-    drawn = all_prefixes(jit, make, PLAIN, at, keys)
+    drawn = all_prefixes(make, PLAIN, at, keys)
     behind = jnp.arange(8)[None] > ENDS[:, 1:2]
     other = jnp.where(behind, 6, TOKENS)  # another second step
-    again = all_prefixes(jit, make, PLAIN, at, keys, tokens=other)
+    again = all_prefixes(make, PLAIN, at, keys, tokens=other)
     kept = np.asarray(at) < 2
     np.testing.assert_array_equal(again.tokens[kept], drawn.tokens[kept])
     assert (np.asarray(again.logprob)[1, 1] != np.asarray(drawn.logprob)[1, 1]).any()
 
     wide = jnp.pad(TOKENS[::-1], ((0, 1), (0, 5)), constant_values=3)
     ends = jnp.concatenate([ENDS[::-1], jnp.full((1, 3), -1)])
-    prefixes = reader(jit, policy, PLAIN)(params, wide, ends)
+    prefixes = reader(policy, PLAIN)(params, wide, ends)
     prefixes = prefixes.take(jnp.array([1, 2, 0]))  # trace 0, none, trace 1
     shuffled = jnp.array([[0, 1, 1], [0, 1, -1], [1, 2, 0]])
     keys = jnp.stack([keys[0, ::-1], keys[1], keys[1, ::-1]])
-    found = drawer(jit, policy, PLAIN)(params, prefixes, shuffled, keys)
+    found = drawer(policy, PLAIN)(params, prefixes, shuffled, keys)
     for name in ("tokens", "length", "finished"):
         mine = np.asarray(getattr(found, name))[[0, 2], ::-1]
         np.testing.assert_array_equal(mine, getattr(drawn, name))
@@ -171,18 +173,16 @@ def test_a_continuation_depends_on_its_prefix_and_key_alone(make, jit):
     assert found.computed == 9 * (found.length.max() - 1)  # the last is not read
 
 
-def test_rows_in_turns_draw_the_same_and_compute_less(make, jit):
+def test_rows_in_turns_draw_the_same_and_compute_less(make):
     """Groups of 2 and 1 traces: each stops with its own longest row."""
     _, policy, params = make(layers=1)
     flat = SamplingConfig(temperature=2.0)
-    prefixes = reader(jit, policy, flat)(params, TOKENS, ENDS)
+    prefixes = reader(policy, flat)(params, TOKENS, ENDS)
     prefixes = prefixes.take(jnp.array([0, 1, 0]))
     at = jnp.array([[0, 2], [1, 2], [1, -1]])
     keys = key_grid(3, 2, seed=1)
-    whole = drawer(jit, policy, flat, stop_ids=(1, 4))(params, prefixes, at, keys)
-    parts = drawer(jit, policy, flat, stop_ids=(1, 4), rows=5)(
-        params, prefixes, at, keys
-    )
+    whole = drawer(policy, flat, stop_ids=(1, 4))(params, prefixes, at, keys)
+    parts = drawer(policy, flat, stop_ids=(1, 4), rows=5)(params, prefixes, at, keys)
     for name in ("tokens", "length", "finished"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
     np.testing.assert_allclose(parts.logprob, whole.logprob, atol=1e-5)
@@ -193,12 +193,12 @@ def test_rows_in_turns_draw_the_same_and_compute_less(make, jit):
     assert longest[2] < longest[:2].max()
 
 
-def test_a_stop_token_ends_its_own_row_alone(make, jit):
+def test_a_stop_token_ends_its_own_row_alone(make):
     """Also as the first token, which is drawn from what was read before."""
     stops = (1, 4)
     flat = SamplingConfig(temperature=2.0)
     at = jnp.tile(jnp.arange(3), (2, 8))
-    drawn = all_prefixes(jit, make, flat, at, key_grid(2, 24), stop_ids=stops)
+    drawn = all_prefixes(make, flat, at, key_grid(2, 24), stop_ids=stops)
     ended = np.isin(np.asarray(drawn.tokens), stops)
     np.testing.assert_array_equal(ended.any(-1), drawn.finished)
     length = np.where(ended.any(-1), ended.argmax(-1) + 1, 4)
@@ -209,10 +209,10 @@ def test_a_stop_token_ends_its_own_row_alone(make, jit):
     assert not np.asarray(drawn.logprob)[behind].any()
 
 
-def test_the_heads_are_those_behind_the_prefix(make, jit):
+def test_the_heads_are_those_behind_the_prefix(make):
     _, policy, params = make(layers=1)
-    prefixes = reader(jit, policy, PLAIN)(params, TOKENS, ENDS)
-    output = forward(jit, policy)(params, jnp.pad(TOKENS, ((0, 0), (0, 1))))
+    prefixes = reader(policy, PLAIN)(params, TOKENS, ENDS)
+    output = forward(policy)(params, jnp.pad(TOKENS, ((0, 0), (0, 1))))
     rows = jnp.arange(2)[:, None]
     np.testing.assert_allclose(prefixes.value, output.value[rows, ENDS + 1], atol=1e-5)
     np.testing.assert_allclose(prefixes.process, output.process[rows, ENDS], atol=1e-5)

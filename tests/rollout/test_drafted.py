@@ -75,13 +75,13 @@ def steps_behind(policy, draft, params, sampling, rows=N):
     )
 
 
-def probabilities(jit, policy, params, sampling):
+def probabilities(policy, params, sampling):
     """f64[steps], enumerated."""
     rows = np.zeros((len(STEPS), S + 1), np.int32)
     rows[:, 0] = 2
     for row, step in zip(rows, STEPS):
         row[1 : 1 + len(step)] = step
-    logits = jit(policy.forward)(params, jnp.asarray(rows)).logits
+    logits = jax.jit(policy.forward)(params, jnp.asarray(rows)).logits
     logprobs = np.asarray(
         token_logprob(sampling_logprobs(logits, sampling), jnp.asarray(rows)),
         np.float64,
@@ -111,7 +111,7 @@ def p_value(drawn, expected):
 @pytest.mark.parametrize(
     "sampling", [SamplingConfig(), SamplingConfig(0.7, top_p=0.9)], ids=str
 )
-def test_steps_come_as_often_as_the_policy_says(make, jit, layers, sampling):
+def test_steps_come_as_often_as_the_policy_says(make, layers, sampling):
     policy, other, params = two(make)
     draft = StepDraft(other, 2)
     if layers:  # the first one of the policy's two
@@ -122,8 +122,8 @@ def test_steps_come_as_often_as_the_policy_says(make, jit, layers, sampling):
     def program(params):
         return steps_behind(policy, draft, params, sampling)
 
-    drawn, own, read = jit(program)(params)
-    expected = probabilities(jit, policy, params if layers else params[0], sampling)
+    drawn, own, read = jax.jit(program)(params)
+    expected = probabilities(policy, params if layers else params[0], sampling)
     # A true sampler fails one in a thousand of seeds; this seed is fixed.
     assert p_value(drawn, expected) > 1e-3
     assert (own == ()) == bool(layers)
@@ -134,9 +134,7 @@ def test_steps_come_as_often_as_the_policy_says(make, jit, layers, sampling):
     assert rounds[long].min() == 2 and rounds[long].max() > 2
 
 
-def test_drawing_from_the_policy_where_a_token_failed_would_be_seen(
-    make, jit, monkeypatch
-):
+def test_drawing_from_the_policy_where_a_token_failed_would_be_seen(make, monkeypatch):
     def wrong(proposed, draft, target, *, last, sampling, **rest):
         kept = dict(last=last, sampling=sampling, **rest)
         accepted, _ = verify(proposed, draft, target, **kept)
@@ -150,16 +148,16 @@ def test_drawing_from_the_policy_where_a_token_failed_would_be_seen(
     program = lambda params: steps_behind(
         policy, StepDraft(other, 2), params, SamplingConfig()
     )
-    expected = probabilities(jit, policy, params[0], SamplingConfig())
-    assert p_value(jit(program)(params).drawn, expected) < 1e-9
+    expected = probabilities(policy, params[0], SamplingConfig())
+    assert p_value(jax.jit(program)(params).drawn, expected) < 1e-9
 
 
-def test_a_draft_that_is_the_policy_is_always_right(make, jit):
+def test_a_draft_that_is_the_policy_is_always_right(make):
     """Three proposed tokens and the first: a step of four is read in one call."""
     _, policy, params = make(**SMALL)
     draft = StepDraft(policy, 3, layers=2)
     program = lambda params: steps_behind(policy, draft, params, SamplingConfig(), 64)
-    drawn, _, read = jit(program)(params)
+    drawn, _, read = jax.jit(program)(params)
     assert (read == 4).all() and (drawn.length == S).any()
 
 

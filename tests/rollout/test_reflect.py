@@ -25,12 +25,11 @@ BASE = dict(
     sampling=SamplingConfig(temperature=0),
 )  # fmt: skip
 KEYS = jax.random.split(jax.random.key(0), (5, 2))
-FAST = {"xla_backend_optimization_level": 0}
 
 
 @cache
 def reader():
-    return jax.jit(POLICY.forward, compiler_options=FAST)
+    return jax.jit(POLICY.forward)
 
 
 def behind(text):
@@ -72,8 +71,7 @@ def walk_anew(prompt, rules):
 
 @cache
 def program(rules):
-    fn = partial(reflect, POLICY, rules=rules, rows=3)
-    return jax.jit(fn, compiler_options=FAST)
+    return jax.jit(partial(reflect, POLICY, rules=rules, rows=3))
 
 
 def walks(rules, prompts=PROMPTS, keys=KEYS):

@@ -32,16 +32,16 @@ GRID = [
 ]
 
 
-def sampler_of(jit, policy, shape, sampling):
+def sampler_of(policy, shape, sampling):
     config = SamplerConfig(
         max_new_tokens=NEW, stop_ids=STOP, sampling=sampling, **shape
     )
-    return jit(build_sampler(policy, config))
+    return jax.jit(build_sampler(policy, config))
 
 
-def trained(jit, policy, params, trajectory, sampling):
+def trained(policy, params, trajectory, sampling):
     """What a trainer computes: log-probs of the sampling distribution, and values."""
-    output = jit(policy.forward)(params, trajectory.tokens)
+    output = jax.jit(policy.forward)(params, trajectory.tokens)
     logprobs = sampling_logprobs(output.logits, sampling)
     logprob = token_logprob(logprobs, trajectory.tokens)
     mask = trajectory.response_mask
@@ -79,11 +79,11 @@ CASES += [(REFILL, dict(), sampling) for sampling in (GRID[0], GRID[7])]
 
 
 @pytest.mark.parametrize("shape, size, sampling", CASES, ids=str)
-def test_recorded_numbers_are_the_trainers(make, jit, shape, size, sampling):
+def test_recorded_numbers_are_the_trainers(make, shape, size, sampling):
     _, policy, params = make(qk_norm=True, **size)
-    sampler = sampler_of(jit, policy, shape, sampling)
+    sampler = sampler_of(policy, shape, sampling)
     trajectory, stats = sampler(params, jax.random.key(0), PROMPTS)
-    logprob, value = trained(jit, policy, params, trajectory, sampling)
+    logprob, value = trained(policy, params, trajectory, sampling)
     np.testing.assert_allclose(trajectory.logprob, logprob, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(trajectory.value, value, rtol=2e-5, atol=2e-5)
     assert np.abs(trajectory.value).max() > 0.1
@@ -92,10 +92,10 @@ def test_recorded_numbers_are_the_trainers(make, jit, shape, size, sampling):
 
 
 @pytest.fixture(scope="module")
-def plain(make, jit):
+def plain(make):
     """All rows at once, no setting: (policy, params, sampler, trajectory)."""
     _, policy, params = make(qk_norm=True, **SMALL)
-    sampler = sampler_of(jit, policy, AT_ONCE, SamplingConfig())
+    sampler = sampler_of(policy, AT_ONCE, SamplingConfig())
     trajectory, _ = sampler(params, jax.random.key(0), PROMPTS)
     return policy, params, sampler, trajectory
 
@@ -116,10 +116,10 @@ def same(a, b, rows=slice(None)):
 
 
 @pytest.mark.parametrize("rows, refill_rows", [(1, 1), (3, 0), (4, 3)])
-def test_the_number_of_rows_changes_no_sample(plain, jit, rows, refill_rows):
+def test_the_number_of_rows_changes_no_sample(plain, rows, refill_rows):
     policy, params, _, expected = plain
     shape = dict(rows=rows, refill_rows=refill_rows)
-    sampler = sampler_of(jit, policy, shape, SamplingConfig())
+    sampler = sampler_of(policy, shape, SamplingConfig())
     trajectory, _ = sampler(params, jax.random.key(0), PROMPTS)
     same(trajectory, expected)
 
@@ -137,11 +137,11 @@ def test_neighbours_and_keys_of_others_change_no_sample(plain):
     assert (trajectory.tokens != expected.tokens).any()
 
 
-def test_requests_with_keys_of_their_own_may_come_in_any_order(plain, jit):
+def test_requests_with_keys_of_their_own_may_come_in_any_order(plain):
     policy, params, _, expected = plain
     keys = jax.vmap(lambda q: jax.random.fold_in(jax.random.key(0), q))(jnp.arange(9))
     order = np.array([5, 2, 8, 0, 7, 1, 3, 6, 4])
-    sampler = sampler_of(jit, policy, REFILL, SamplingConfig())
+    sampler = sampler_of(policy, REFILL, SamplingConfig())
     shuffled = jax.tree.map(lambda x: x[order], PROMPTS)
     trajectory, _ = sampler(params, keys[order], shuffled)
     same(trajectory, jax.tree.map(lambda x: x[order], expected))
@@ -150,11 +150,11 @@ def test_requests_with_keys_of_their_own_may_come_in_any_order(plain, jit):
 @pytest.mark.parametrize(
     "sampling", [SamplingConfig(0.7), SamplingConfig(1.0, 3, 0.8)], ids=str
 )
-def test_in_bfloat16_the_trainer_agrees_to_its_rounding(make, jit, sampling):
+def test_in_bfloat16_the_trainer_agrees_to_its_rounding(make, sampling):
     _, policy, params = make(qk_norm=True, dtype="bfloat16", cache_chunk=64)
-    sampler = sampler_of(jit, policy, REFILL, sampling)
+    sampler = sampler_of(policy, REFILL, sampling)
     trajectory, _ = sampler(params, jax.random.key(0), PROMPTS)
-    logprob, value = trained(jit, policy, params, trajectory, sampling)
+    logprob, value = trained(policy, params, trajectory, sampling)
     # Where rounding moves a token over the border of top-k or top-p, the trainer gives
     # -inf to it, or another share to the rest (1 in 80 at worst, 512 tokens, top-k 5).
     mask = np.asarray(trajectory.response_mask & jnp.isfinite(logprob))

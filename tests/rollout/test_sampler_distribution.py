@@ -14,19 +14,19 @@ V, N = 12, 4000
 PROMPT = [3, 8, 5]
 
 
-def pair_probabilities(jit, policy, params, sampling):
+def pair_probabilities(policy, params, sampling):
     """f64[V, V] of every continuation by two tokens, enumerated."""
     first, second = np.divmod(np.arange(V * V), V)
     rows = np.stack([np.full(V * V, token) for token in PROMPT] + [first, second], 1)
-    logits = jit(policy.forward)(params, jnp.asarray(rows, jnp.int32)).logits
+    logits = jax.jit(policy.forward)(params, jnp.asarray(rows, jnp.int32)).logits
     logprobs = np.asarray(sampling_logprobs(logits, sampling), np.float64)
     at = np.arange(V * V)
     return np.exp(logprobs[at, 3, first] + logprobs[at, 4, second]).reshape(V, V)
 
 
-def draw_pairs(jit, policy, params, sampling):
+def draw_pairs(policy, params, sampling):
     """Counts [V, V] of the first two tokens in N samples."""
-    sampler = jit(
+    sampler = jax.jit(
         build_sampler(policy, SamplerConfig(N, max_new_tokens=2, sampling=sampling))
     )
     prompts = Prompts(
@@ -58,11 +58,11 @@ def p_value(counts, probabilities):
     ],
     ids=str,
 )
-def test_frequencies_are_the_enumerated_probabilities(make, jit, sampling, tokens):
+def test_frequencies_are_the_enumerated_probabilities(make, sampling, tokens):
     _, policy, params = make()
-    probabilities = pair_probabilities(jit, policy, params, sampling)
+    probabilities = pair_probabilities(policy, params, sampling)
     np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-5)
-    counts = draw_pairs(jit, policy, params, sampling)
+    counts = draw_pairs(policy, params, sampling)
     # A true sampler fails one in a thousand of seeds; this seed is fixed.
     assert p_value(counts.sum(1), probabilities.sum(1)) > 1e-3
     assert p_value(counts, probabilities) > 1e-3
@@ -71,14 +71,14 @@ def test_frequencies_are_the_enumerated_probabilities(make, jit, sampling, token
     assert possible == tokens if tokens else possible < 12
     # The test sees a small change of the distribution.
     other = SamplingConfig(sampling.temperature * 1.2, sampling.top_k, sampling.top_p)
-    wrong = pair_probabilities(jit, policy, params, other)
+    wrong = pair_probabilities(policy, params, other)
     assert p_value(counts, np.where(probabilities > 0, wrong, 0)) < 1e-3
 
 
-def test_temperature_zero_is_the_likeliest_path(make, jit):
+def test_temperature_zero_is_the_likeliest_path(make):
     _, policy, params = make()
-    counts = draw_pairs(jit, policy, params, SamplingConfig(temperature=0.0))
-    probabilities = pair_probabilities(jit, policy, params, SamplingConfig())
+    counts = draw_pairs(policy, params, SamplingConfig(temperature=0.0))
+    probabilities = pair_probabilities(policy, params, SamplingConfig())
     first = probabilities.sum(1).argmax()
     second = probabilities[first].argmax()
     assert counts[first, second] == N

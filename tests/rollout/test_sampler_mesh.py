@@ -29,10 +29,10 @@ def requests():
 
 
 @pytest.fixture(scope="module")
-def expected(make, jit, requests):
+def expected(make, requests):
     _, policy, params = make(qk_norm=True)
     keys, prompts = requests
-    return jit(build_sampler(policy, CONFIG))(params, keys, prompts)
+    return jax.jit(build_sampler(policy, CONFIG))(params, keys, prompts)
 
 
 def on_eight(make, requests):
@@ -71,8 +71,8 @@ def test_shards_decode_their_own_requests(make, requests, expected):
     assert stats.computed <= 4 * 2 * stats.steps
 
 
-def test_plain_jit_is_right_on_a_mesh_as_well(make, jit, requests, expected):
+def test_plain_jit_is_right_on_a_mesh_as_well(make, requests, expected):
     policy, _, arguments = on_eight(make, requests)
-    trajectory, stats = jit(build_sampler(policy, CONFIG))(*arguments)
+    trajectory, stats = jax.jit(build_sampler(policy, CONFIG))(*arguments)
     same(trajectory, expected[0])
     assert stats.steps == expected[1].steps

@@ -34,7 +34,7 @@ def scripted() -> Policy:
     return Policy(None, lambda params: params, None, start, step)
 
 
-def sample(jit, answers, *, prompt_id=None, max_new_tokens=8, **shape):
+def sample(answers, *, prompt_id=None, max_new_tokens=8, **shape):
     Q = len(answers)
     length = np.arange(Q) % P + 1  # ragged
     config = SamplerConfig(max_new_tokens=max_new_tokens, stop_ids=(STOP,), **shape)
@@ -43,7 +43,7 @@ def sample(jit, answers, *, prompt_id=None, max_new_tokens=8, **shape):
         length=jnp.asarray(length),
         prompt_id=jnp.asarray(np.arange(Q) if prompt_id is None else prompt_id),
     )
-    trajectory, stats = jit(build_sampler(scripted(), config))(
+    trajectory, stats = jax.jit(build_sampler(scripted(), config))(
         {}, jax.random.key(0), prompts
     )
     responses = [
@@ -72,8 +72,8 @@ ANSWERS = [1, 4, 2, 1]  # 8 tokens
         (dict(rows=9, refill_rows=9), 4, 4),  # no more rows than requests
     ],
 )
-def test_steps_and_occupancy_by_hand(jit, shape, steps, prefill):
-    responses, trajectory, stats = sample(jit, ANSWERS, **shape)
+def test_steps_and_occupancy_by_hand(shape, steps, prefill):
+    responses, trajectory, stats = sample(ANSWERS, **shape)
     assert [list(r) for r in responses] == [answer(n) for n in ANSWERS]
     assert trajectory.finished.all()
     computed = steps * min(shape["rows"], 4)
@@ -82,10 +82,10 @@ def test_steps_and_occupancy_by_hand(jit, shape, steps, prefill):
     np.testing.assert_allclose(stats.occupancy, 8 / computed, rtol=1e-6)
 
 
-def test_a_long_queue_is_scheduled_without_gaps(jit):
+def test_a_long_queue_is_scheduled_without_gaps():
     """With refill_rows 1 each free row takes the next request: list scheduling."""
     answers = np.random.default_rng(0).geometric(0.25, 60).clip(max=8)
-    responses, _, stats = sample(jit, answers, rows=4, refill_rows=1)
+    responses, _, stats = sample(answers, rows=4, refill_rows=1)
     assert [list(r) for r in responses] == [answer(n) for n in answers]
     # One request is read in a step, so a row may wait for its turn; never in vain.
     busy_until = [0] * 4
@@ -96,13 +96,11 @@ def test_a_long_queue_is_scheduled_without_gaps(jit):
     assert stats.useful == sum(answers)
 
 
-def test_every_request_is_answered_once_and_padding_never(jit):
+def test_every_request_is_answered_once_and_padding_never():
     answers = [3, 1, 5, 2, 9, 1, 1, 6, 2, 4]
     prompt_id = np.array([0, -1, 1, 2, 3, -1, -1, -1, 4, 5])
     for shape in (dict(rows=3, refill_rows=2), dict(rows=2, refill_rows=1)):
-        responses, trajectory, stats = sample(
-            jit, answers, prompt_id=prompt_id, **shape
-        )
+        responses, trajectory, stats = sample(answers, prompt_id=prompt_id, **shape)
         for n, name, response in zip(answers, prompt_id, responses):
             # 9 tokens are more than 8: cut, so unfinished.
             expected = [] if name < 0 else answer(n) if n <= 8 else [PLAIN] * 8
@@ -115,7 +113,7 @@ def test_every_request_is_answered_once_and_padding_never(jit):
         assert stats.useful == 3 + 5 + 2 + 8 + 2 + 4
 
 
-def test_a_queue_of_padding_ends_at_once(jit):
-    responses, _, stats = sample(jit, [3, 3], prompt_id=[-1, -1], rows=2)
+def test_a_queue_of_padding_ends_at_once():
+    responses, _, stats = sample([3, 3], prompt_id=[-1, -1], rows=2)
     assert [len(r) for r in responses] == [0, 0]
     assert stats.steps == 0 and stats.useful == 0

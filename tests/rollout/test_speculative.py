@@ -39,10 +39,10 @@ def two(make, **overrides):
     return policy, draft, (params, other)
 
 
-def spoken(jit, pair, config, prompts=PROMPTS, *, tokens=3, **more):
+def spoken(pair, config, prompts=PROMPTS, *, tokens=3, **more):
     policy, draft, params = pair
     sampler = build_speculative_sampler(policy, draft, config, tokens=tokens, **more)
-    return jit(sampler)(params, jax.random.key(0), prompts)
+    return jax.jit(sampler)(params, jax.random.key(0), prompts)
 
 
 def config(sampling=PLAIN, **shape):
@@ -51,11 +51,11 @@ def config(sampling=PLAIN, **shape):
     )
 
 
-def test_greedy_it_writes_what_the_policy_writes_alone(make, jit):
+def test_greedy_it_writes_what_the_policy_writes_alone(make):
     pair = two(make, layers=1, cache_chunk=8)  # which responses cross
-    plain = jit(build_sampler(pair[0], config(GREEDY)))
+    plain = jax.jit(build_sampler(pair[0], config(GREEDY)))
     expected, alone = plain(pair[2][0], jax.random.key(0), PROMPTS)
-    found, said = spoken(jit, pair, config(GREEDY, **REFILL))
+    found, said = spoken(pair, config(GREEDY, **REFILL))
     np.testing.assert_array_equal(found.tokens, expected.tokens)
     np.testing.assert_array_equal(found.length, expected.length)
     np.testing.assert_array_equal(found.finished, expected.finished)
@@ -72,16 +72,16 @@ NUCLEUS = SamplingConfig(0.7, top_p=0.8)
 
 
 @pytest.fixture(scope="module")
-def refilled(make, jit):
+def refilled(make):
     """(what was sampled, and its stats) through few rows."""
     pair = two(make, qk_norm=True, **SMALL)
-    return pair, *spoken(jit, pair, config(NUCLEUS, **REFILL))
+    return pair, *spoken(pair, config(NUCLEUS, **REFILL))
 
 
-def test_what_it_records_is_the_policys_not_the_drafts(jit, refilled):
+def test_what_it_records_is_the_policys_not_the_drafts(refilled):
     sampling = NUCLEUS
     pair, found, _ = refilled
-    output = jit(pair[0].forward)(pair[2][0], found.tokens)
+    output = jax.jit(pair[0].forward)(pair[2][0], found.tokens)
     logprob = token_logprob(sampling_logprobs(output.logits, sampling), found.tokens)
     mask = found.response_mask
     zeroed = lambda x: jnp.where(mask, x, 0)
@@ -124,11 +124,11 @@ def test_a_verdict_by_hand():
     assert said([1, 1], [0.61, 0.0], [0.99, 0.0, 0.0]) == (0, 0)
 
 
-def test_a_draft_that_is_the_policy_is_always_right(make, jit):
+def test_a_draft_that_is_the_policy_is_always_right(make):
     _, policy, params = make(**SMALL)
     pair = policy, policy, (params, params)
     shape = dict(max_new_tokens=9, stop_ids=())
-    _, said = spoken(jit, pair, config(**shape), tokens=3)
+    _, said = spoken(pair, config(**shape), tokens=3)
     assert said.draft.acceptance == 1
     # Each of 7 answers: one token with the prompt, then 2 calls of 3 + 1.
     assert (said.steps, said.draft.calls, said.useful) == (2, 14, 63)
@@ -136,7 +136,7 @@ def test_a_draft_that_is_the_policy_is_always_right(make, jit):
     assert said.draft.steps == 3 + 1 + 3
 
 
-def test_neighbours_change_no_sample_and_samples_share_their_prompt(jit, refilled):
+def test_neighbours_change_no_sample_and_samples_share_their_prompt(refilled):
     (policy, draft, params), alone, said = refilled
     assert said.prefill == 5 * (3 + 2 * 3)  # 3 requests, then 2 and 2 and 2
     triple = jax.tree.map(lambda x: jnp.repeat(x, 3, axis=0), PROMPTS)
@@ -144,7 +144,7 @@ def test_neighbours_change_no_sample_and_samples_share_their_prompt(jit, refille
     keys = jnp.repeat(keys, 3)
     shape = dict(tokens=3, samples=3)
     sampler = build_speculative_sampler(policy, draft, config(NUCLEUS), **shape)
-    shared, said = jit(sampler)(params, keys, triple)
+    shared, said = jax.jit(sampler)(params, keys, triple)
     for name in ("tokens", "length", "finished"):
         again = jnp.repeat(getattr(alone, name), 3, axis=0)
         np.testing.assert_array_equal(getattr(shared, name), again)

@@ -36,11 +36,11 @@ def two(make, **overrides):
 V, STEPS, N = 4, 4, 6000
 
 
-def path_probabilities(jit, policy, params, sampling):
+def path_probabilities(policy, params, sampling):
     """f64[V ** STEPS], enumerated."""
     paths = np.array(list(itertools.product(range(V), repeat=STEPS)))
     rows = np.concatenate([np.full((len(paths), 1), 2), paths], axis=1)
-    logits = jit(policy.forward)(params, jnp.asarray(rows, jnp.int32)).logits
+    logits = jax.jit(policy.forward)(params, jnp.asarray(rows, jnp.int32)).logits
     logprobs = sampling_logprobs(logits, sampling)[:, 1:]
     at = jnp.asarray(paths)
     return np.exp(np.asarray(token_logprob(logprobs, at), np.float64).sum(1))
@@ -69,10 +69,10 @@ def many(sampling, rows):
     return SamplerConfig(**shape, sampling=sampling), prompts
 
 
-def spoken(jit, pair, config, prompts):
+def spoken(pair, config, prompts):
     policy, draft, params = pair
     sampler = build_speculative_sampler(policy, draft, config, tokens=2)
-    return jit(sampler)(params, jax.random.key(0), prompts)
+    return jax.jit(sampler)(params, jax.random.key(0), prompts)
 
 
 @pytest.mark.parametrize(
@@ -84,21 +84,19 @@ def spoken(jit, pair, config, prompts):
     ],
     ids=str,
 )
-def test_paths_come_as_often_as_the_policy_says(make, jit, sampling, rows):
+def test_paths_come_as_often_as_the_policy_says(make, sampling, rows):
     pair = two(make, vocab=V, **SMALL)
     config, prompts = many(sampling, rows)
-    found, said = spoken(jit, pair, config, prompts)
-    probabilities = path_probabilities(jit, pair[0], pair[2][0], sampling)
+    found, said = spoken(pair, config, prompts)
+    probabilities = path_probabilities(pair[0], pair[2][0], sampling)
     # A true sampler fails one in a thousand of seeds; this seed is fixed.
     assert p_value(found, probabilities) > 1e-3
     assert 0.2 < said.draft.acceptance < 0.95  # both branches were taken many times
-    drafts = path_probabilities(jit, pair[1], pair[2][1], sampling)
+    drafts = path_probabilities(pair[1], pair[2][1], sampling)
     assert p_value(found, drafts + 1e-9) < 1e-9
 
 
-def test_drawing_from_the_policy_where_a_token_failed_would_be_seen(
-    make, jit, monkeypatch
-):
+def test_drawing_from_the_policy_where_a_token_failed_would_be_seen(make, monkeypatch):
     """The residual is what makes it exact."""
 
     def wrong(proposed, draft, target, *, last, sampling, **rest):
@@ -112,6 +110,6 @@ def test_drawing_from_the_policy_where_a_token_failed_would_be_seen(
     monkeypatch.setattr(speculative, "verify", wrong)
     pair = two(make, vocab=V, **SMALL)
     config, prompts = many(PLAIN, N)
-    found, _ = spoken(jit, pair, config, prompts)
-    probabilities = path_probabilities(jit, pair[0], pair[2][0], SamplingConfig())
+    found, _ = spoken(pair, config, prompts)
+    probabilities = path_probabilities(pair[0], pair[2][0], SamplingConfig())
     assert p_value(found, probabilities) < 1e-9

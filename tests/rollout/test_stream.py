@@ -31,19 +31,19 @@ def made(make, monkeypatch):
     return policy, params, text, read
 
 
-def sampled(jit, policy, params, ids, count):
+def sampled(policy, params, ids, count):
     config = SamplerConfig(max_new_tokens=count, sampling=GREEDY)
     prompts = Prompts(
         tokens=jnp.array([ids]), length=jnp.array([len(ids)]), prompt_id=jnp.array([0])
     )
-    found, _ = jit(build_sampler(policy, config))(params, KEY, prompts)
+    found, _ = jax.jit(build_sampler(policy, config))(params, KEY, prompts)
     return np.asarray(found.tokens[0, len(ids) :]), found.logprob[0, len(ids) :]
 
 
-def test_it_goes_on_as_the_sampler_does_and_reads_new_words_only(jit, made):
+def test_it_goes_on_as_the_sampler_does_and_reads_new_words_only(made):
     policy, params, text, read = made
     drawn = list(text.tokens(TEXT, KEY, 6))
-    tokens, logprob = sampled(jit, policy, params, TEXT, 6)
+    tokens, logprob = sampled(policy, params, TEXT, 6)
     np.testing.assert_array_equal([token.id for token in drawn], tokens)
     np.testing.assert_allclose([token.logprob for token in drawn], logprob, atol=2e-5)
     assert read == [8]  # 5 tokens in two blocks of 4
@@ -57,7 +57,7 @@ def test_it_goes_on_as_the_sampler_does_and_reads_new_words_only(jit, made):
     changed = [token.id for token in text.tokens(other, KEY, 6)]
     assert read == [8, 4, 16]
     for ids, found in ((longer, more), (other, changed)):
-        assert found == sampled(jit, policy, params, ids, 6)[0].tolist()
+        assert found == sampled(policy, params, ids, 6)[0].tolist()
 
 
 def test_a_reply_that_was_broken_off_leaves_nothing_wrong(made):

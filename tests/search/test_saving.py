@@ -40,13 +40,13 @@ def same(a, b):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-def test_a_search_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path, jit):
+def test_a_search_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path):
     game, state = random_game(4), jnp.array([0, 1, 2])
     config = Mcts(simulations=8, leaves=2, nodes=17)
-    search = jit(
+    search = jax.jit(
         lambda key: mcts(game, key, root_of(game, state), state, expand_fn, config).tree
     )
-    go_on = jit(lambda key, tree: grow(game, key, tree, expand_fn, config))
+    go_on = jax.jit(lambda key, tree: grow(game, key, tree, expand_fn, config))
     first, second = jax.random.split(jax.random.key(0))
     tree = search(first)
     save_tree(tmp_path / "tree.npz", tree)
@@ -57,7 +57,7 @@ def test_a_search_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path, jit):
     assert result.tree.root_visits.tolist() == [17] * 3
 
 
-def test_a_search_over_text_goes_on_and_its_tree_is_read(tmp_path, jit, make):
+def test_a_search_over_text_goes_on_and_its_tree_is_read(tmp_path, make):
     _, policy, params = make(layers=1)
     steps = Steps(children=3, tokens=3, guide="likelihood")
     searcher = StepSearch(policy, steps, step_end_ids=(10,), stop_ids=(11,))
@@ -69,12 +69,12 @@ def test_a_search_over_text_goes_on_and_its_tree_is_read(tmp_path, jit, make):
     )
     keys = jax.random.split(jax.random.key(0), 2)
 
-    @jit
+    @jax.jit
     def begin(params, keys, prompts):
         problems, *root = searcher.start(policy.unstack(params), keys, prompts)
         return plant(*root, nodes=config.pool), problems
 
-    @jit
+    @jax.jit
     def go_on(params, key, tree, problems):
         expand = searcher.expand_fn(problems)
         return grow(policy.unstack(params), key, tree, expand, config).tree

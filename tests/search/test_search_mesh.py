@@ -50,7 +50,7 @@ def search(make):
 
 
 @pytest.fixture(scope="module")
-def on_mesh(make, search, jit):
+def on_mesh(make, search):
     """(mesh, rules) -> (the compiled program, its arguments)."""
 
     def compiled(mesh, rules=TRANSFORMER_RULES):
@@ -68,7 +68,7 @@ def on_mesh(make, search, jit):
             jax.device_put(KEYS, NamedSharding(mesh, rows)),
             put_batch(mesh, PROMPTS),
         )
-        return jit(local).lower(*arguments).compile(), arguments
+        return jax.jit(local).lower(*arguments).compile(), arguments
 
     return compiled
 
@@ -92,11 +92,11 @@ def along_tensor(line):
     return any(f"replica_groups={groups}" in line for groups in NEIGHBOURS)
 
 
-def test_a_shard_does_what_it_does_alone_and_asks_nobody(over_data, search, make, jit):
+def test_a_shard_does_what_it_does_alone_and_asks_nobody(over_data, search, make):
     program, result = over_data
     assert collectives(program) == []
     assert result.tree.used.tolist()[6:] == [1, 1] and result.tree.used[0] > 5
-    alone = jit(search)
+    alone = jax.jit(search)
     for i in range(0, 8, 2):
         own = partial(jax.tree.map, lambda x, i=i: x[i : i + 2])
         expected = alone(make(layers=LAYERS)[2], own(KEYS), own(PROMPTS))
