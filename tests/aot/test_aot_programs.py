@@ -124,6 +124,21 @@ Payment.refresh_every = 2
         found[name].fn.lower(*found[name].arguments)
 
 
+def test_a_trunk_that_stays_reads_once(tmp_path):
+    """Its update sees 16 texts as numbers, 32 a step, and trains the head alone."""
+    file = tmp_path / "frozen.gin"
+    file.write_text(TEXT + "RewardModelConfig.trunk = 'frozen'\n")
+    run = Plan(load(file).experiment, jax.devices(), tmp_path)
+    found = {p.label: p for p in programs(run) if p.stage == "reward"}
+    assert set(found) == {"reward: sample 2000", "reward: read", "reward: update"}
+    state, rows = found["reward: update"].arguments
+    texts, steps, width = rows.reading.state.shape
+    assert (texts, width) == (16, 32) and set(state.params) == {"readout"}
+    assert found["reward: read"].arguments[5].shape[1] == steps
+    for program in (found["reward: read"], found["reward: update"]):
+        program.fn.lower(*program.arguments)
+
+
 def test_what_devices_hold_beside_a_program(found):
     update, sample = found["improve: update"], found["improve: sample 32"]
     state = update.arguments[0]

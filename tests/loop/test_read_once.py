@@ -23,10 +23,10 @@ from o1jax.types import StepLabels
 
 
 @pytest.fixture
-def read(tmp_path, make, monkeypatch, jit):
+def read(tmp_path, make, monkeypatch):
     """A function (rows, params) -> reading, of a run that counts calls and tokens."""
     size, _, policy = make()
-    calls, inner = [], jit(step_reader(size))
+    calls, inner = [], jax.jit(step_reader(size))
 
     def reader(*args):
         if len(calls) == read.stop_at:

@@ -41,20 +41,20 @@ def labels():
 
 
 @pytest.fixture(scope="module")
-def reading(make, jit, labels):
+def reading(make, labels):
     """Of the five steps, in order."""
     size, _, params = make()
     of = labels.tokens, labels.prompt_length, labels.length, labels.step_end
-    found = jit(step_reader(size))(params, *of, AT)
+    found = jax.jit(step_reader(size))(params, *of, AT)
     there = np.arange(3) < labels.step_end.sum(axis=1)[:, None]
     return StepReading(*(np.asarray(x)[there] for x in found))
 
 
-def build(make, jit, **config):
+def build(make, **config):
     """A model on the tiny policy, its read-out of random numbers; its parameters."""
     size, _, policy = make()
     model = build_reward_model(RewardModelConfig(trunk="frozen", **config), size)
-    params = jit(model.init)(jax.random.key(1), policy)
+    params = jax.jit(model.init)(jax.random.key(1), policy)
     rng = np.random.default_rng(3)
     fill = lambda x: jnp.asarray(rng.normal(1.0, 0.3, x.shape), x.dtype)
     return model, params | {"readout": jax.tree.map(fill, params["readout"])}
@@ -63,10 +63,10 @@ def build(make, jit, **config):
 @pytest.mark.parametrize(
     "config", [{"readout": "head"}, {"readout": "head", "heads": 3}, {}], ids=str
 )
-def test_a_reading_scores_as_the_model_does(make, jit, labels, reading, config):
-    model, params = build(make, jit, **config)
+def test_a_reading_scores_as_the_model_does(make, labels, reading, config):
+    model, params = build(make, **config)
     of = labels.tokens, labels.prompt_length, labels.length, labels.step_end
-    whole = np.asarray(jit(model.score)(params, *of)).reshape(-1, 3, 8)
+    whole = np.asarray(jax.jit(model.score)(params, *of)).reshape(-1, 3, 8)
     found = linear_scores(model.config, params["readout"], reading)
     assert found.shape == (config.get("heads", 1), 5)
     np.testing.assert_allclose(found, whole[:, *zip(*ENDS)], rtol=2e-5, atol=2e-5)
@@ -74,12 +74,12 @@ def test_a_reading_scores_as_the_model_does(make, jit, labels, reading, config):
 
 @pytest.mark.parametrize("level", ["step", "outcome"])
 @pytest.mark.parametrize("readout", ["head", "logodds"])
-def test_it_learns_the_same_from_a_reading(make, jit, labels, reading, readout, level):
-    model, params = build(make, jit, readout=readout)
+def test_it_learns_the_same_from_a_reading(make, labels, reading, readout, level):
+    model, params = build(make, readout=readout)
     every_time = reward_objective(model, level=level)
     once, rows = linear_objective(model, level=level), read_rows_of(labels, reading)
     grads = [
-        jit(jax.grad(objective.total, has_aux=True))(params, batch)
+        jax.jit(jax.grad(objective.total, has_aux=True))(params, batch)
         for objective, batch in ((every_time, labels), (once, rows))
     ]
     jax.tree.map(
