@@ -41,6 +41,9 @@ class TreeText:
     form: Literal["journey", "search"] = "journey"
     turns: int = 1  # of a journey: wrong turns at each step of the way
     depth: int = 2  # of a journey: steps of a wrong turn
+    # Of a journey: share of right steps that are checked, as all wrong turns are. At 0
+    # a policy learns that what is checked is wrong.
+    checks: float = 0.5
     max_words: int = 256  # of a response
     max_nodes: int = 64  # of a search
 
@@ -49,6 +52,8 @@ class TreeText:
             raise ValueError("form must be 'journey' or 'search'")
         check_int(self, "turns", 0, 100)
         check_int(self, "depth", 1, 100)
+        if not 0 <= self.checks <= 1:
+            raise ValueError("checks must be from 0 to 1")
         self.symbols()  # refuses a task that nobody can write about
 
     @functools.cached_property
@@ -82,6 +87,7 @@ class TreeText:
             tree,
             turns=self.turns,
             depth=self.depth,
+            checks=self.checks,
             max_words=self.max_words,
         )
         return text and text.as_example()

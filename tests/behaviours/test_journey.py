@@ -61,6 +61,11 @@ def test_a_journey_by_hand():
     )
     assert made(turns=0) == "<work> 12 ; 13 ;"
     assert made(turns=2, max_words=10) == "<work> 12 ; 13 ;"  # nothing else fits
+    assert made(turns=0, checks=1) == (
+        "<work> 12 ; <check> right 80% ; 13 ; <check> right 100% ;"
+    )
+    assert made(checks=1, max_words=13) == made(turns=0, checks=1)
+    assert made(checks=1, max_words=12) == "<work> 12 ; 13 ;"
     assert task.grade(task.parse("7 + 5 * 3"), made(turns=2)) == 1
     assert journey(base, example, tree("", ROWS[:5])) is None  # no right answer
     assert journey(base, example, tree("", ROWS), max_words=3) is None
@@ -90,11 +95,17 @@ def test_every_journey_is_right_and_is_counted(data):
     first = len(rows) + 1
     rows.append((0, f"{example.steps[0]} ;", 1, 1.0))
     rows.append((first, f"{example.steps[1]} ;", 1, 1.0))
-    text = journey(base, example, tree(example.question, rows), turns=3, depth=3)
+    asked = tree(example.question, rows)
+    share = data.draw(st.sampled_from((0, 0.5, 1)))
+    text = journey(base, example, asked, turns=3, depth=3, checks=share)
     assert task.grade(text.as_example(), text.response) == 1
     own = counts(base, example, text.response)
     assert Counter({n: own[n] for n in COUNTS if own[n]}) == text.labels
-    assert text.labels["back"] == text.labels["back_found"] == text.labels["check"]
+    said = text.labels
+    assert said["back"] == said["back_found"] and said["check"] == said["check_right"]
+    way = len(journey(base, example, asked, turns=0).segments)
+    right = said["check"] - said["back"]
+    assert right == {0: 0, 1: way}.get(share, right) and 0 <= right <= way
 
 
 def test_an_end_of_an_answer_is_no_step():
@@ -117,7 +128,7 @@ def test_trees_of_a_file_are_a_task(tmp_path):
         trees.append(tree(example.question, rows[: 1 if len(trees) == 2 else 3]))
     file = tmp_path / "trees.jsonl"
     write_traces(file, trees)
-    task = TreeText(path=str(file), task=base)
+    task = TreeText(path=str(file), task=base, checks=0.0)
     assert isinstance(task, Task) and task.name == "chain-journey"
     told = task.example(0, "train", 0)
     text = response(told.steps)
@@ -134,6 +145,30 @@ def test_trees_of_a_file_are_a_task(tmp_path):
     assert task.example(0, "test", 0).steps == asked[1].steps
     assert set(text.split()) <= set(task.symbols())
     assert task.parse("7 + 5").steps == ("12",)
+
+
+def test_half_of_the_right_steps_are_checked(tmp_path):
+    """A check says right half as often as wrong, where each step has a wrong turn."""
+    base, trees = Chain(min_steps=3, max_steps=3), []
+    for index in range(200):
+        example = base.example(0, "train", index)
+        steps = [(n, f"{step} ;", 2, 0.9) for n, step in enumerate(example.steps)]
+        wrong = [
+            (n, f"{(int(s) + 1) % 23} ;", 1, 0.2) for n, s in enumerate(example.steps)
+        ]
+        trees.append(tree(example.question, [*steps, *wrong]))
+    file = tmp_path / "trees.jsonl"
+    write_traces(file, trees)
+    task = TreeText(path=str(file), task=base)
+    texts = [response(task.example(0, "train", i).steps) for i in range(200)]
+    assert sum(text.count("<check> wrong") for text in texts) == 600
+    # 600 draws of 1/2, four standard deviations.
+    assert abs(sum(text.count("<check> right") for text in texts) - 300) < 4 * 150**0.5
+    # Not the same places each time: all ways to check some of three steps are there.
+    places = {tuple("right" in s for s in text.split("<check>")) for text in texts}
+    assert len(places) == 2**3
+    with pytest.raises(ValueError, match="checks must be from 0 to 1"):
+        TreeText(path="", checks=1.5)
 
 
 def test_searches_of_a_file_and_what_is_refused(tmp_path):

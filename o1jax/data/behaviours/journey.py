@@ -3,16 +3,20 @@
 In: a tree that was recorded (search.trace.Trace, or anything with its columns) and the
 example it searched. Out: a Text in the language of the behaviours: the way to a right
 answer, and on it turns that lead to none, each checked, with the tree's own value as
-the chance of being right, and taken back. Source: journey learning, Qin et al. 2024,
-O1 Replication Journey, arXiv 2410.18982, without its rewriting by a language model.
+the chance of being right, and taken back; some of the right steps are checked too, or
+whoever learns from it would say "wrong" to all. Source: journey learning, Qin et al.
+2024, O1 Replication Journey, arXiv 2410.18982, without rewriting by a language model.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from o1jax.data.behaviours import marks
 from o1jax.data.behaviours.draft import Draft, Text
-from o1jax.data.behaviours.marks import WRONG
+from o1jax.data.behaviours.marks import RIGHT, WRONG
 from o1jax.tasks.steps import StepTask
 from o1jax.tasks.task import STEP_END, Example
 
@@ -37,19 +41,24 @@ def journey(
     *,
     turns: int = 1,
     depth: int = 2,
+    checks: float = 0.0,
     max_words: int = 0,
 ) -> Text | None:
     """A text that the task grades as right; None if no path of the tree is.
 
     turns: wrong turns at each step of the way, those with most visits. depth: steps of
-    a wrong turn. Where the text is longer than max_words (0: no limit), with fewer
-    turns; None if even the way alone is too long.
+    a wrong turn. checks: share of the steps of the way that are checked; which ones
+    the question decides. Where the text is longer than max_words (0: no limit), with
+    fewer turns, then without these checks; None if even the way alone is too long.
     """
     seen = _Seen(task, example, tree)
     if not (way := seen.way()):
         return None
-    for fewer in range(turns, -1, -1):
-        text = _text(example, tree, seen, way, fewer, depth)
+    digest = hashlib.blake2b(example.question.encode(), digest_size=8).digest()
+    checked = np.random.default_rng([*digest]).random(len(way)) < checks
+    tries = [(fewer, checked) for fewer in range(turns, -1, -1)]
+    for fewer, some in [*tries, (0, np.zeros_like(checked))]:
+        text = _text(example, tree, seen, way, fewer, depth, some)
         if not 0 < max_words < text.words:
             return text
     return None
@@ -93,8 +102,15 @@ class _Seen:
 
 
 def _text(
-    example: Example, tree: Tree, seen: _Seen, way: list[int], turns: int, depth: int
+    example: Example,
+    tree: Tree,
+    seen: _Seen,
+    way: list[int],
+    turns: int,
+    depth: int,
+    checked: np.ndarray,
 ) -> Text:
+    """checked: bool[W], of the steps of the way."""
     draft = Draft()
     for k, (parent, node) in enumerate(zip([0, *way], way), start=1):
         wrong = [n for n in seen.children[parent] if not seen.alive[n]]
@@ -110,4 +126,6 @@ def _text(
             draft.check(WRONG, marks.chance(tree.value[last]), right=False)
             draft.back(k, needed=True)
         draft.step(seen.steps[node])
+        if checked[k - 1]:
+            draft.check(RIGHT, marks.chance(tree.value[node]), right=True)
     return draft.text(example)
