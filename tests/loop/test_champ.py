@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from o1jax.data import champ as data
 from o1jax.data.champ import read_champ
 from o1jax.data.template import TextTemplate
 from o1jax.data.tokenizer import from_symbols, from_texts
-from o1jax.loop import champ
+from o1jax.loop import champ, read_once
 from o1jax.loop.champ import judge_run, lines
+from o1jax.loop.ledger import Ledger
 from o1jax.models.steps import split_text
-from o1jax.reward.model import RewardModel
+from o1jax.parallel.mesh import MeshConfig, build_mesh
+from o1jax.reward.model import RewardModel, RewardModelConfig, build_reward_model
 from o1jax.types import StepLabels
 
 FILE = Path(__file__).parents[1] / "data" / "champ.json"
@@ -94,6 +97,35 @@ def test_a_model_that_calls_all_steps_right_finds_no_error(run, solutions, monke
     said = judge_run(run, solutions, problems=3)
     assert said["step_auc"] == 0.5 and said["first_error_f1"] == 0.0
     assert said["problems"] == 3
+
+
+def test_a_head_on_the_policys_trunk_beside_its_likelihood(
+    run, solutions, make, monkeypatch
+):
+    """Both are of one reading, which a second command finds."""
+    one_width = lambda length: np.full_like(length, 256)
+    monkeypatch.setattr(read_once, "_rounded", one_width)  # to compile one program
+    size, _, policy = make(vocab=320, layers=1)
+    head = {"kernel": np.ones((16, 1), "f4"), "bias": np.zeros(1, "f4")}
+    config = RewardModelConfig(readout="head", trunk="frozen")
+    params = {"net": policy, "readout": {"process": head}}
+    run.reward_model = lambda name: (
+        build_reward_model(config, size),
+        SimpleNamespace(params=params),
+    )
+    run.policy_config, run.newest_params = size, lambda: policy
+    run.mesh, run.shards = build_mesh(MeshConfig(), jax.devices()[:1]), 1
+    run.ledger = Ledger()
+    said = judge_run(run, solutions)
+    tokens = run.ledger.state()["accounts"]["evaluate"]["tokens"]
+    run.experiment.stages = []
+    alone = judge_run(run, solutions)
+    assert alone["reward"] == "its likelihood" and "auc_over_likelihood" not in alone
+    assert run.ledger.state()["accounts"]["evaluate"]["tokens"] == tokens > 0
+    for name, key in (("auc", "step_auc"), ("f1", "first_error_f1")):
+        over, _, _ = said[f"{name}_over_likelihood"]
+        assert over == pytest.approx(said[key] - alone[key])
+    assert "over its likelihood, step AUC" in "\n".join(lines(said))
 
 
 def test_the_length_of_a_step_alone_is_a_baseline():
