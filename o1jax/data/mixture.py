@@ -4,8 +4,10 @@ In: tasks and weights. Out: a task whose examples are theirs: example i is one o
 task that a draw from (seed, split, i) names, so the mixture is the same at every call
 and its splits are as disjoint as theirs. Weights count examples, not tokens. A task of
 weight 0 brings its words alone, for a later run that goes on with these parameters.
+Of a user's questions, of which valid and test hold so many, each is asked once.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -73,24 +75,24 @@ class Mixture:
         """Example `index` of the task that was drawn for it."""
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; choose from {SPLITS}")
-        rng = np.random.default_rng([seed, SPLITS.index(split), index, 2])
-        part = int(np.searchsorted(np.cumsum(self.shares), rng.random(), side="right"))
-        part = min(part, self._last)  # the shares may add up to a little less than 1
-        return _mixed(self.tasks[part].example(seed, split, index), part)
-
-    @property
-    def _last(self) -> int:
-        return max(i for i, share in enumerate(self.shares) if share)
+        part = _part(self.shares, seed, split, index)
+        task, number = self.tasks[part], index
+        if split != "train" and getattr(task, "finite", False):
+            earlier = (_part(self.shares, seed, split, i) for i in range(index))
+            number = sum(i == part for i in earlier)
+        return _mixed(task.example(seed, split, number), part)
 
     def parse(self, question: str) -> Mixed:
-        """An example of the first task that can read the question."""
-        why = []
+        """An example of the first task that knows an answer, else that can read it."""
+        why, read = [], []
         for part, task in enumerate(self.tasks):
             try:
-                return _mixed(task.parse(question), part)
+                read.append(_mixed(task.parse(question), part))
             except ValueError as error:
                 why.append(f"{task.name}: {error}")
-        raise ValueError(f"no task of the mixture reads it: {'; '.join(why)}")
+        if not read:
+            raise ValueError(f"no task of the mixture reads it: {'; '.join(why)}")
+        return next((example for example in read if example.answer), read[0])
 
     def grade(self, example: Example, response: str) -> float:
         """As the example's own task does."""
@@ -122,6 +124,15 @@ class Mixture:
         if not isinstance(example, Mixed):
             raise ValueError("the example is of no mixture: it does not name its task")
         return self.tasks[example.part]
+
+
+@functools.lru_cache(maxsize=65_536)
+def _part(shares: tuple[float, ...], seed: int, split: str, index: int) -> int:
+    """Which task example `index` is of."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index, 2])
+    part = int(np.searchsorted(np.cumsum(shares), rng.random(), side="right"))
+    # The shares may add up to a little less than 1.
+    return min(part, max(i for i, share in enumerate(shares) if share))
 
 
 def _mixed(example: Example, part: int) -> Mixed:

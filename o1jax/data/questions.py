@@ -7,7 +7,7 @@ asked; of valid and test there are so many and no more. Steps are not judged.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -29,8 +29,12 @@ class Questions:
     # math: however it is written, by math-verify (extra `math`); number: the same
     # number; words: the same words.
     verifier: Verifier = "math"
+    # The answer is a last step of its own, `<answer> 42 </answer>`, for a template that
+    # marks none, such as that of the synthetic tasks.
+    answer_step: bool = False
 
     value_needs_answer = True
+    finite = True  # valid and test come to an end
 
     def __post_init__(self) -> None:
         if self.verifier not in get_args(Verifier):
@@ -42,7 +46,12 @@ class Questions:
 
     @functools.cached_property
     def _splits(self) -> dict[str, list[Example]]:
-        return read_questions(self.dataset)
+        splits = read_questions(self.dataset)
+        if not self.answer_step:
+            return splits
+        step = lambda e: (*e.steps, f"<answer> {e.answer} </answer>")
+        whole = lambda e: replace(e, steps=step(e))
+        return {split: list(map(whole, each)) for split, each in splits.items()}
 
     def example(self, seed: int, split: str, index: int) -> Example:
         """Question `index` of a split; those of train in the order of the seed."""

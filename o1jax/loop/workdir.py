@@ -266,7 +266,8 @@ class Workdir:
         if self.experiment.tokenizer.kind != "text":
             return ()
         texts, template = [], self.experiment.template
-        for task in dict.fromkeys(self.tasks()):
+        parts = (p for task in self.tasks() for p in getattr(task, "tasks", (task,)))
+        for task in dict.fromkeys(parts):  # those of a mixture one by one
             if not task.symbols():
                 for i in range(TEXTS):
                     example = task.example(self.experiment.seed, "train", i)

@@ -1,13 +1,20 @@
 """A mixture gives each task its share and its own grades, and keeps splits apart."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+import o1jax.loop.experiment  # noqa: F401  registers every config class
+from o1jax.config import load
 from o1jax.data.behaviours import Behaviours
 from o1jax.data.behaviours.draft import Text
 from o1jax.data.mixture import Mixture
+from o1jax.loop.workdir import Workdir
 from o1jax.tasks import Chain, Countdown
+
+ROOT = Path(__file__).parents[2]
 
 CHAIN, COUNTDOWN = Chain(), Countdown(numbers=3)
 MASKED = Behaviours(task=CHAIN, correction=0.9, masked=True)
@@ -85,3 +92,51 @@ def test_the_meter_is_that_of_each_task():
 def test_bad_weights_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Mixture(*arguments)
+
+
+EXAMPLE = re.search(
+    r"```\n(Experiment.task = @Mixture.*?)```",
+    (ROOT / "docs" / "stages.md").read_text(),
+    re.S,
+)[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that mixes chains with a user's file, as the docs say."""
+    folder = tmp_path_factory.mktemp("mixed")
+    file = folder / "mixed.gin"
+    text = EXAMPLE.replace("experiments/data", str(ROOT / "experiments" / "data"))
+    file.write_text(f"Experiment.stages = [@Imitate()]\n{text}")
+    return Workdir(load(file).experiment, folder)
+
+
+def test_a_users_questions_are_a_part(run):
+    mixture, tokenizer = run.experiment.task, run.tokenizer
+    template = run.experiment.template
+    of = {0: 0, 1: 0}
+    for index in range(60):
+        example = mixture.example(0, "train", index)
+        prompt, response = template.encode(tokenizer, example)
+        assert tokenizer.unk_id not in (*prompt, *response)
+        text = tokenizer.decode(response)
+        assert mixture.grade(example, text) == 1
+        assert mixture.grade(example, text.replace(example.answer, "77")) == 0
+        of[example.part] += 1
+    assert min(of.values()) > 15
+    words = example.question.split()
+    assert mixture.parse(" ".join(words)).part == example.part
+    assert mixture.parse("7 + 5 * 3 =").part == 0
+    unknown = mixture.parse("How many?")
+    assert (unknown.part, unknown.answer) == (1, "")
+
+
+def test_of_a_file_each_held_out_question_is_asked_once(run):
+    mixture, held_out = run.experiment.task, []
+    with pytest.raises(ValueError, match=r"has 16 test questions: number 16 was asked"):
+        for index in range(60):
+            example = mixture.example(0, "test", index)
+            held_out += [example.question] * (example.part == 1)
+    assert len(held_out) == len(set(held_out)) == 16
+    seen = {mixture.example(0, "train", i).question for i in range(1000)}
+    assert not seen & set(held_out)
