@@ -45,7 +45,7 @@ LIBRARIES = {
     "flax.linen": ("policy",),
     "optax": ("learn",),
     "orbax": ("loop.checkpoint", "loop.checkpoint_read", "inspect"),
-    "tensorflow_datasets": ("data.datasets",),
+    "tensorflow_datasets": ("data.records",),
 }
 ONLY_INSIDE_FUNCTIONS = ("tensorflow_datasets",)  # seconds to import
 
@@ -143,7 +143,7 @@ def test_a_forbidden_import_is_found(module, source, forbidden):
         ("reward.outcome", "from o1jax.tasks.task import Task"),
         ("policy.transformer", "from flax import linen as nn"),
         ("search.tree", "import flax.struct"),
-        ("data.datasets", "def f():\n    import tensorflow_datasets as tfds"),
+        ("data.records", "def f():\n    import tensorflow_datasets as tfds"),
         ("__main__", "from o1jax.cli import main"),
         ("cli", "import o1jax"),
     ],
@@ -153,8 +153,8 @@ def test_an_allowed_import_passes(module, source):
 
 
 def test_a_slow_library_is_imported_late():
-    assert violations("data.datasets", "import tensorflow_datasets as tfds") == [
-        "data.datasets must import tensorflow_datasets inside a function"
+    assert violations("data.records", "import tensorflow_datasets as tfds") == [
+        "data.records must import tensorflow_datasets inside a function"
     ]
 
 
