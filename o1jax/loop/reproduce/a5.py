@@ -8,8 +8,6 @@ problems, and checks that each can fail. Snell et al. 2024, arXiv 2408.03314, se
 """
 
 from collections.abc import Sequence
-from math import sqrt
-from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -17,6 +15,19 @@ import numpy as np
 
 from o1jax.loop.guides import Verifier
 from o1jax.loop.methods import Search
+from o1jax.loop.reproduce.a5_grid import (
+    BINS,
+    BUDGETS,
+    DIFFICULTY,
+    LARGE,
+    METHODS,
+    NOISES,
+    SMALL,
+    arm_name,
+    auc,
+    saved,
+)
+from o1jax.loop.reproduce.a5_report import by_bin, choice, curves
 from o1jax.loop.reproduce.claim import (
     Arm,
     Check,
@@ -27,21 +38,14 @@ from o1jax.loop.reproduce.claim import (
     Tier,
 )
 from o1jax.loop.reproduce.compare import difference, difference_table
-from o1jax.loop.reproduce.optimal import compute_optimal, difficulty_bins, savings
+from o1jax.loop.reproduce.optimal import compute_optimal, difficulty_bins
 from o1jax.loop.reproduce.sample import Sample, sample
 from o1jax.loop.searching import Searcher
 from o1jax.loop.workdir import Workdir
 from o1jax.search.steps import Steps
-from o1jax.statistics import bootstrap_interval
 from o1jax.tasks.task import Example
 from o1jax.types import Params
 
-METHODS = ("best_of_n", "beam", "mcts")
-BUDGETS = (2, 4, 8, 16, 32, 64)
-NOISES = (0.0, 0.5, 1.0)
-SMALL, LARGE = (2, 4, 8, 16), BUDGETS[-1]
-DIFFICULTY = "difficulty"  # the arm whose samples say how hard a problem is
-BINS = 5
 # Chosen before the seeds that are reported were run.
 SLACK = 0.02  # accuracy by which more noise may seem to help
 SAVING = 2.0  # at least, somewhere; published: about 4
@@ -67,11 +71,6 @@ def search(
     )
 
 
-def arm_name(method: str, noise: float, budget: int) -> str:
-    """As in the names of the files of predictions."""
-    return f"{method}-noise{noise:g}-{budget}"
-
-
 def _arms(steps: Steps) -> tuple[Arm, ...]:
     arms = [Arm(DIFFICULTY, Sample(64), sample)]
     for noise in NOISES:
@@ -87,14 +86,6 @@ def _arms(steps: Steps) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
-def auc(noise: float) -> float:
-    """Chance that the guide values a good state above a bad one; exact for this noise.
-
-    P(1 + s x > s y) for independent standard normal x and y, at s = noise.
-    """
-    return NormalDist().cdf(1 / (noise * sqrt(2))) if noise else 1.0
-
-
 def analyse(evidence: Evidence) -> Findings:
     """Checks of the shape, then curves, differences and the choice for each bin."""
     optimal = {noise: _optimal(evidence, noise) for noise in NOISES}
@@ -106,7 +97,7 @@ def analyse(evidence: Evidence) -> Findings:
         _choice_pays(evidence, optimal),
         _choice_saves(evidence, optimal),
     ]
-    sections = [_curves(evidence)]
+    sections = [curves(evidence)]
     pairs = [
         (arm_name(method, noise, budget), arm_name("best_of_n", noise, budget))
         for noise in NOISES
@@ -114,8 +105,8 @@ def analyse(evidence: Evidence) -> Findings:
         for budget in BUDGETS
     ]
     sections.append(difference_table(evidence, pairs, name="Against best-of-N"))
-    sections.append(_by_bin(evidence))
-    sections.append(_choice(evidence, optimal))
+    sections.append(by_bin(evidence))
+    sections.append(choice(evidence, optimal))
     return Findings(checks, sections)
 
 
@@ -220,7 +211,7 @@ def _choice_pays(evidence: Evidence, optimal: dict) -> Check:
 
 
 def _choice_saves(evidence: Evidence, optimal: dict) -> Check:
-    found = {noise: _savings(evidence, noise, optimal[noise]) for noise in NOISES}
+    found = {noise: saved(evidence, noise, optimal[noise]) for noise in NOISES}
     best = {noise: float(np.nanmax(s)) for noise, s in found.items()}
     return Check(
         f"the choice for each bin reaches best-of-N's accuracy with at least {SAVING:g}"
@@ -228,133 +219,6 @@ def _choice_saves(evidence: Evidence, optimal: dict) -> Check:
         min(best.values()) >= SAVING,
         ", ".join(f"AUC {auc(n):.2f}: {s:.1f} times" for n, s in best.items()),
     )
-
-
-def _savings(evidence: Evidence, noise: float, optimal: Any) -> np.ndarray:
-    accuracy, tokens = _best_of_n(evidence, noise)
-    return savings(accuracy, tokens, optimal.accuracy.mean(-1), optimal.cost.mean(-1))
-
-
-def _best_of_n(evidence: Evidence, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """(accuracy, tokens) f64[B] of best-of-N."""
-    names = [arm_name("best_of_n", noise, budget) for budget in BUDGETS]
-    return (
-        np.array([evidence.accuracy(name).mean() for name in names]),
-        np.array([evidence.column(name, "tokens").mean() for name in names]),
-    )
-
-
-def _curves(evidence: Evidence) -> dict[str, Any]:
-    figures = []
-    for noise in NOISES:
-        series = []
-        for method in METHODS:
-            names = [arm_name(method, noise, budget) for budget in BUDGETS]
-            rows = [bootstrap_interval(evidence.accuracy(name)) for name in names]
-            mean, lo, hi = (list(part) for part in zip(*rows))
-            x = [float(evidence.column(name, "tokens").mean()) for name in names]
-            label = method.replace("_", "-")
-            series.append({"label": label, "x": x, "y": mean, "lo": lo, "hi": hi})
-        figures.append(
-            {
-                "kind": "coverage",
-                "title": f"Guide of AUC {auc(noise):.2f} (noise {noise:g})",
-                "x_label": "generated tokens a problem",
-                "y_label": "accuracy",
-                "series": series,
-            }
-        )
-    return {
-        "name": "Accuracy against compute",
-        "text": "The guide is the exact value of a state (can the target still be "
-        "reached?) plus normal noise that belongs to the state. AUC: chance that it "
-        "values a good state above a bad one. It costs no tokens of a model. All "
-        "methods choose among finished answers by the guide; grading comes after.",
-        "figure": figures,
-    }
-
-
-def _by_bin(evidence: Evidence) -> dict[str, Any]:
-    bins = difficulty_bins(evidence.accuracy(DIFFICULTY), BINS)
-    rate = evidence.accuracy(DIFFICULTY)
-    rows = []
-    for bin_ in range(BINS):
-        for noise in NOISES:
-            row: list[Any] = [bin_ + 1, float(rate[bins == bin_].mean()), noise]
-            for budget in (SMALL[1], SMALL[-1], LARGE):
-                for method in METHODS:
-                    name = arm_name(method, noise, budget)
-                    row.append(float(evidence.accuracy(name)[bins == bin_].mean()))
-            rows.append(row)
-    heads = [
-        f"{method.replace('_', '-')} {budget}"
-        for budget in (SMALL[1], SMALL[-1], LARGE)
-        for method in METHODS
-    ]
-    return {
-        "name": "By difficulty",
-        "text": f"Bins of equally many problems by the policy's own pass@1 (64 other "
-        f"samples a problem), 1 the easiest of {BINS}.",
-        "table": {"columns": ["bin", "pass@1", "noise", *heads], "rows": rows},
-    }
-
-
-def _choice(evidence: Evidence, optimal: dict) -> dict[str, Any]:
-    rows, figures = [], []
-    for noise in NOISES:
-        one = optimal[noise]
-        saved = _savings(evidence, noise, one)
-        for i, budget in enumerate(BUDGETS):
-            name = arm_name("best_of_n", noise, budget)
-            picks = [
-                f"{METHODS[one.method[0, i, b]]} {BUDGETS[one.budget[0, i, b]]}"
-                for b in range(BINS)
-            ]
-            rows.append(
-                [
-                    noise,
-                    budget,
-                    list(bootstrap_interval(one.accuracy[i])),
-                    float(evidence.accuracy(name).mean()),
-                    float(saved[i]) if np.isfinite(saved[i]) else None,
-                    ", ".join(picks),
-                ]
-            )
-        curves = (
-            ("chosen for each bin", one.accuracy.mean(-1), one.cost.mean(-1)),
-            ("best-of-N", *_best_of_n(evidence, noise)),
-        )
-        figures.append(
-            {
-                "kind": "coverage",
-                "title": f"Compute-optimal choice, AUC {auc(noise):.2f}",
-                "x_label": "generated tokens a problem",
-                "y_label": "accuracy",
-                "series": [
-                    {"label": label, "x": list(x), "y": list(y)}
-                    for label, y, x in curves
-                ],
-            }
-        )
-    return {
-        "name": "Compute-optimal choice",
-        "text": "For every bin the best method and budget up to the total, chosen on "
-        "one half of the problems and scored on the other. Saving: how many times "
-        "fewer tokens it needs for best-of-N's accuracy at that budget. Choices are "
-        "those of the first fold, easiest bin first.",
-        "table": {
-            "columns": [
-                "noise",
-                "budget",
-                "chosen",
-                "best-of-N",
-                "saving",
-                "choices",
-            ],
-            "rows": rows,
-        },
-        "figure": figures,
-    }
 
 
 CLAIM = Claim(
