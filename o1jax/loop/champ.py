@@ -65,7 +65,7 @@ def judge_run(
     rows, kept = marked_rows(run, solutions)
     likelihood = None
     if reads_once(model.config):
-        reading = read_once(run, params["net"], rows, kind="evaluate")
+        reading = read_once(run, params["net"], rows, owner="champ", kind="evaluate")
         probability = _of_reading(model.config, params["readout"], reading, rows)
         likelihood = _of_reading(RewardModelConfig(), UNTRAINED, reading, rows)
     else:

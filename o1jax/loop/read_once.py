@@ -31,43 +31,62 @@ SAVE_EVERY = 60.0  # seconds
 
 
 def read_once(
-    run: Workdir, params: Params, rows: StepLabels, *, kind: str = "reward"
+    run: Workdir,
+    params: Params,
+    rows: StepLabels,
+    *,
+    owner: str,
+    kind: str = "reward",
 ) -> StepReading:
-    """f32[S, D] and f32[S] for the S ends of steps of the rows, in order; numpy."""
+    """f32[S, D] and f32[S] for the S ends of steps of the rows, in order; numpy.
+
+    owner: who asks, such as a stage. What the first one to ask had read when it was
+    killed is booked when it asks again, for its ledger began anew; others get it free.
+    """
     file = run.path / "readings" / f"{_digest(params, rows)}.npz"
     width = np.minimum(_rounded(np.asarray(rows.length)), rows.tokens.shape[1])
     parts, vocab = run.shards, run.policy_config.vocab
     calls = list(_calls(width, vocab, parts))
-    done, reading = _kept(file) or (0, _blank(run, rows))
+    done, by, reading = _kept(file) or (0, owner, _blank(run, rows))
     total = len(width)
-    if done == len(calls):
-        return reading
     at, first = _places(rows.step_end)
     read, flops = _reader(run.policy_config), {}
+
+    def given_to(part: np.ndarray) -> tuple[np.ndarray, ...]:
+        """A call that is not full reads its last row again: one shape a width."""
+        size = int(width[part[0]])
+        count = together(size, vocab, parts, int((width == size).sum()))
+        full = np.pad(part, (0, count - len(part)), mode="edge")
+        return (
+            rows.tokens[full, :size],
+            rows.prompt_length[full],
+            rows.length[full],
+            rows.step_end[full, :size],
+            at[full],
+        )
+
+    def book(given: tuple[np.ndarray, ...]) -> None:
+        shape = given[0].shape
+        if shape not in flops:
+            flops[shape] = count_flops(read, params, *given).flops
+        run.ledger.add(kind, tokens=given[0].size, flops=flops[shape])
+
+    for part in calls[:done] if by == owner else ():
+        book(given_to(part))
+    if done == len(calls):
+        return reading
     saved = time.monotonic()
     with progress(total, "reading", sum(len(part) for part in calls[:done])) as bar:
         for number, part in enumerate(calls[done:], start=done + 1):
-            size = int(width[part[0]])
-            # A call that is not full reads its last row again: one shape a width.
-            count = together(size, vocab, parts, int((width == size).sum()))
-            full = np.pad(part, (0, count - len(part)), mode="edge")
-            given = (
-                rows.tokens[full, :size],
-                rows.prompt_length[full],
-                rows.length[full],
-                rows.step_end[full, :size],
-                at[full],
-            )
+            given = given_to(part)
             said = fetch(read(params, *put_batch(run.mesh, given)))
             for i, row in enumerate(part):
                 begin, end = first[row], first[row + 1]
                 reading.state[begin:end] = said.state[i, : end - begin]
                 reading.log_odds[begin:end] = said.log_odds[i, : end - begin]
-            if size not in flops:
-                flops[size] = count_flops(read, params, *given).flops
-            run.ledger.add(kind, tokens=given[0].size, flops=flops[size])
+            book(given)
             if number == len(calls) or time.monotonic() - saved > SAVE_EVERY:
-                _keep(file, number, reading)
+                _keep(file, number, by, reading)
                 saved = time.monotonic()
             bar.advance(len(part))
     return reading
@@ -117,21 +136,23 @@ def _blank(run: Workdir, rows: StepLabels) -> StepReading:
     return StepReading(np.zeros((steps, width), "f4"), np.zeros(steps, "f4"))
 
 
-def _kept(file: Path) -> tuple[int, StepReading] | None:
+def _kept(file: Path) -> tuple[int, str, StepReading] | None:
+    """How many calls it holds, whose they are, and what was read."""
     if not file.exists():
         return None
     with np.load(file) as found:
-        return int(found["calls"]), StepReading(found["state"], found["log_odds"])
+        reading = StepReading(found["state"], found["log_odds"])
+        return int(found["calls"]), str(found["owner"]), reading
 
 
-def _keep(file: Path, calls: int, reading: StepReading) -> None:
+def _keep(file: Path, calls: int, owner: str, reading: StepReading) -> None:
     """All or nothing."""
 
     def write() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.partial")
         with partial.open("wb") as out:
-            np.savez(out, calls=calls, **reading._asdict())
+            np.savez(out, calls=calls, owner=owner, **reading._asdict())
         partial.replace(file)
 
     once(write)

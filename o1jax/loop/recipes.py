@@ -29,6 +29,9 @@ def recipe(run: Workdir, stage: Any) -> str:
             return f"{name or stage.dataset.path}: {_batch(stage.batch)}"
         case TrainReward():
             traces, labels = stage.traces, stage.labels
+            if stage.solutions is not None:
+                of = type(stage.solutions).__name__
+                return f"{of}: marked steps of {traces.problems} solutions"
             by = f", steps labelled by {labels.source}" * (stage.learns == "steps")
             count = f"{traces.problems} x {traces.samples} answers"
             return f"{name}: {stage.learns} of {count}{by}"

@@ -139,7 +139,8 @@ def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:
     judged = Judge(run, config, model)
     objective, rows = _objective(run, model, config), data.rows
     if reads_rows_once(config):
-        reading = read_once(run, run.current_params(), rows)
+        reading = read_once(run, run.current_params(), rows, owner=config.name)
+        _ = judged.reading  # in front of the loop, whose ledger a resumed run takes
         objective, rows = objective_once(model, config), read_rows_of(rows, reading)
     learner = Learner(
         objective=objective,
@@ -152,8 +153,7 @@ def train_reward(run: Workdir, index: int, config: TrainReward) -> StageRecord:
         trainable=model.trainable,
     )
     key = jax.random.fold_in(run.key, 6)
-    kept = ("net",) if reads_rows_once(config) else ()
-    pick = lambda params: {k: v for k, v in params.items() if k not in kept}
+    pick = lambda x: {"readout": x["readout"]} if reads_rows_once(config) else x
     # Jitted: op by op, each of them would be compiled.
     params = jax.jit(lambda *given: pick(model.init(*given)))(key, run.current_params())
     at = train(run, config, learner, params)
@@ -244,17 +244,18 @@ class Judge:
         )
 
     @functools.cached_property
-    def _reading(self) -> StepReading:
+    def reading(self) -> StepReading:
         """What a trunk that stays says of the steps."""
-        params = self._run.current_params()
-        return read_once(self._run, params, self._truth, kind="evaluate")
+        run, owner = self._run, self._config.name
+        of = run, run.current_params(), self._truth
+        return read_once(*of, owner=owner, kind="evaluate")
 
     def _probability(self, params: Params) -> np.ndarray:
         """f64[R, T]: sigmoid of the scores; the mean over heads."""
         if not reads_rows_once(self._config):
             return self._probability_of_rows(params)
         config, truth = self._config.model, self._truth
-        scores = fetch(linear_scores(config, params["readout"], self._reading))
+        scores = fetch(linear_scores(config, params["readout"], self.reading))
         out = np.zeros(truth.tokens.shape)
         out[truth.step_end] = _sigmoid(scores).mean(axis=0)
         return out

@@ -39,10 +39,10 @@ def read(tmp_path, make, monkeypatch):
     monkeypatch.setattr(module, "SAVE_EVERY", -1.0)  # after each call
     monkeypatch.setattr(module, "LOGITS", 12 * 16)  # one long row or two short ones
 
-    def read(rows, params=policy):
+    def read(rows, params=policy, owner="prm"):
         run = SimpleNamespace(path=tmp_path, policy_config=size, ledger=Ledger())
         run.mesh, run.shards = build_mesh(MeshConfig(), jax.devices()[:1]), 1
-        found = read_once(run, params, rows)
+        found = read_once(run, params, rows, owner=owner)
         return found, run.ledger.state()["accounts"]["reward"]
 
     read.calls, read.stop_at, read.policy = calls, -1, policy
@@ -75,9 +75,10 @@ def test_a_reading_that_was_stopped_goes_on(read, rows):
     found, spent = read(rows)
     # Rows of one width by as many as the logits allow: 6, 7 and 8 tokens, 16, 16.
     assert read.calls == [(1, 6), (2, 8), (1, 16), (1, 16)]
-    assert spent == {"tokens": 32, "flops": 14}
+    # All that this stage read, for a run that goes on books what one at once does.
+    assert spent == {"tokens": 6 + 16 + 32, "flops": 28}
     assert found.state.shape == (7, 16) and found.log_odds.shape == (7,)
-    again, spent = read(rows)
+    again, spent = read(rows, owner="another stage")
     assert len(read.calls) == 4 and spent["tokens"] == 0
     np.testing.assert_array_equal(found.state, again.state)
     # Each step in its place: a row alone says the same.
