@@ -34,6 +34,7 @@ def answers(
     decode: Callable[[list[int]], str],
     vote: Callable[[str], str | None],
     heads: np.ndarray | None = None,
+    alone: bool = False,
 ) -> list[Answer]:
     """One for each problem.
 
@@ -41,13 +42,14 @@ def answers(
       nodes: on the host. allowed: i32[B, W], those that may answer; None: all.
       vote: what an answer says, None if it can't be read.
       heads: f32[B, N, K], scores of each node by the heads of a reward model.
+      alone: each node is an answer by itself (Search.attempts).
     """
     done = finished_paths(nodes)
     at = done.at
     if allowed is not None:
         survives = np.any(at[:, :, None] == allowed[:, None], axis=-1)
         at = np.where(survives, at, NONE)
-    rows, scores = trajectories(nodes, at), done.score
+    rows, scores = trajectories(nodes, at, alone=alone), done.score
     if how == "borda":
         own = scores[..., None] if heads is None else read(heads, _trees(at), at)
         scores = preferred(own, at != NONE)

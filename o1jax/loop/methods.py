@@ -93,6 +93,11 @@ class Search:
         return 8 * self.mcts.leaves if self.method == "mcts" else self.budget
 
     @property
+    def attempts(self) -> bool:
+        """Whether a node is a whole attempt, which sees those on its path."""
+        return self.method == "revision" or self.steps.level == "solution"
+
+    @property
     def guide(self) -> str:
         """What judges states, in words."""
         if self.reward:

@@ -178,6 +178,8 @@ class Searcher:
             spent=Spent(*(float(x[0]) for x in account)),
         )
         texts = map(trace.text, range(len(trace.parent)))
+        if self.config.attempts:
+            texts = trace.step
         return replace(
             trace, verdict=tuple(last_verdict(task, example, text) for text in texts)
         )
@@ -241,6 +243,7 @@ class Searcher:
             decode=self._run.tokenizer.decode,
             vote=lambda text: parse(text)[1] or None,
             heads=heads,
+            alone=self.config.attempts,
         )
 
     def _spent(self, spent: Spent) -> Spent:

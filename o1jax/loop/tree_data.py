@@ -96,7 +96,7 @@ class Trees(Searcher):
         """
         at = finished_paths(nodes).at
         at = at if at.shape[1] else np.full((len(at), 1), NONE, np.int32)
-        text = trajectories(nodes, at)
+        text = trajectories(nodes, at, alone=self.config.attempts)
         tree, column = np.nonzero(text.finished)
         seen: set[tuple[int, bytes]] = set()
         kept = []

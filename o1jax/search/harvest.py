@@ -106,15 +106,23 @@ def packed(
     return tuple(moved)
 
 
-def texts(nodes: Nodes, tree: np.ndarray, node: np.ndarray, width: int = 0) -> Texts:
+def texts(
+    nodes: Nodes,
+    tree: np.ndarray,
+    node: np.ndarray,
+    width: int = 0,
+    *,
+    alone: bool = False,
+) -> Texts:
     """Texts of nodes in trees, i32[...] each (they broadcast); NONE: an empty row.
 
     The prompt is not in them. T is `width`, so that shapes stay fixed, or 0: that of
-    the longest text. ValueError if a text is longer than `width`.
+    the longest text. ValueError if a text is longer than `width`. alone: without what
+    the node saw, where a step is a whole attempt (Steps.level).
     """
     nodes = on_host(nodes)
     tree, node = np.broadcast_arrays(np.asarray(tree), np.asarray(node))
-    path = paths(nodes, tree, node)
+    path = node[..., None] if alone else paths(nodes, tree, node)
     above = np.broadcast_to(tree[..., None], path.shape)
     length = read(nodes.store.length, above, path)  # [..., D]
     slots = nodes.store.tokens.shape[-1]
@@ -137,10 +145,16 @@ def texts(nodes: Nodes, tree: np.ndarray, node: np.ndarray, width: int = 0) -> T
     )
 
 
-def trajectories(nodes: Nodes, at: np.ndarray, width: int = 0) -> Texts:
-    """Whole responses [B, C, T] that end at node ids `at` i32[B, C]; NONE: none."""
+def trajectories(
+    nodes: Nodes, at: np.ndarray, width: int = 0, *, alone: bool = False
+) -> Texts:
+    """Whole responses [B, C, T] that end at node ids `at` i32[B, C]; NONE: none.
+
+    alone: each node is one by itself, see texts(). Its log-probs are those that it had
+    behind the attempts before it.
+    """
     at = np.asarray(at)
-    return texts(nodes, np.arange(len(at))[:, None], at, width)
+    return texts(nodes, np.arange(len(at))[:, None], at, width, alone=alone)
 
 
 def _columns(wanted: np.ndarray, *order: np.ndarray) -> np.ndarray:

@@ -97,6 +97,24 @@ def test_every_method_answers_and_says_what_it_cost(trained, method):
     assert not found.exhausted.any()
 
 
+def test_a_revision_is_an_answer_without_those_that_it_saw(trained):
+    run, params, task, examples = trained
+    config = Search("revision", budget=8, revisions=3, steps=STEPS)
+    searcher, key = Searcher(run, examples, task, config), jax.random.key(1)
+    found, decode = searcher(params, key), run.tokenizer.decode
+    ((nodes, _),) = searcher.trees(params, key)
+    revised = 0
+    for b, text in enumerate(found.texts):
+        tokens = nodes.store.tokens[b, : nodes.used[b]]
+        length = nodes.store.length[b]
+        attempts = [decode(row[:n].tolist()) for row, n in zip(tokens, length)]
+        assert text in attempts[1:]
+        revised += text not in [
+            x for x, up in zip(attempts, nodes.parent[b]) if up == 0
+        ]
+    assert revised  # or no second attempt was ever given
+
+
 def test_what_is_found_does_not_hang_on_the_chunk_but_on_the_key(trained, monkeypatch):
     for method in ("beam", "mcts"):
         one = searched(trained, method)

@@ -36,6 +36,16 @@ def test_a_response_is_the_steps_of_its_path():
     assert found.value.tolist() == [[1.0, 0.25], [1.0, 0.0], [0.0, 0.0]]
 
 
+def test_an_attempt_behind_an_answer_is_a_response_by_itself():
+    at = np.array([[3, 1, 5], [2, -1, -1], [-1, -1, -1]])
+    found = trajectories(FOREST, at, alone=True)
+    assert found.tokens[0].tolist() == [[4, 5, 6], [1, 2, 0], [8, 9, 0]]
+    assert found.node[0].tolist() == [[3, 3, 3], [1, 1, -1], [5, 5, -1]]
+    assert found.length.tolist() == [[3, 2, 2], [2, 0, 0], [0, 0, 0]]
+    assert found.finished.tolist()[0] == [True, False, True]
+    np.testing.assert_array_equal(found.logprob, -found.tokens / 8)
+
+
 def test_texts_of_any_shape_and_of_a_fixed_width():
     found = texts(FOREST, 0, np.array([6, 0]), width=4)
     assert found.tokens.tolist() == [[9, 9, 9, 0], [0, 0, 0, 0]]
