@@ -14,6 +14,7 @@ from o1jax.loop.reflection import Judged
 from o1jax.loop.reproduce import a6
 from o1jax.loop.reproduce import a13_verification as v
 from o1jax.loop.reproduce.claim import Evidence, Predictions, Tier
+from o1jax.loop.reproduce.identity import identity
 from o1jax.loop.reproduce.revisor import (
     QUESTIONS_AT,
     Revised,
@@ -175,7 +176,7 @@ def test_a_policy_learns_to_revise_its_wrong_answers(run):
     # The second time it is read from the disk, by the arm as well.
     test = Revised("a test", told, config)
     assert same(revised(run, params, jax.random.key(0), [], test), learned)
-    assert "test_a6.told" in repr(test)
+    assert "test_a6.told" in identity(test)
 
 
 def told(run, params, key, examples, method):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from o1jax.loop.reproduce.identity import identity
 from o1jax.loop.workdir import Workdir
 from o1jax.tasks.task import Example
 from o1jax.types import Params
@@ -46,7 +47,7 @@ class Arm:
         # Both say what was run, so they must be the same text in every process.
         if "<" in getattr(self.run, "__qualname__", "<"):
             raise ValueError(f"arm {self.name!r}: run must be a function of a module")
-        if re.search(r" at 0x[0-9a-f]+", repr(self.method)):
+        if re.search(r" at 0x[0-9a-f]+", identity(self.method)):
             raise ValueError(f"arm {self.name!r}: method has no repr of its own")
 
     @property

@@ -7,7 +7,6 @@ random, not by their likeness to the right one, and that is the worked solution.
 """
 
 import copy
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from o1jax.loop.checkpoint_read import restore_params
 from o1jax.loop.imitate import Imitate
 from o1jax.loop.marks import stop_ids
 from o1jax.loop.reproduce.claim import Predictions
+from o1jax.loop.reproduce.identity import digest
 from o1jax.loop.reward_data import FRESH
 from o1jax.loop.train import Learner, train
 from o1jax.loop.workdir import Workdir, write_json
@@ -62,10 +62,6 @@ class Revised:
     run: Any  # the function of the arm: (run, params, key, examples, test)
     revisor: Revisor = field(default_factory=Revisor)
 
-    def __repr__(self) -> str:
-        place = f"{self.run.__module__}.{self.run.__qualname__}"
-        return f"Revised({self.test!r}, {place}, {self.revisor!r})"
-
 
 def revised(
     run: Workdir,
@@ -81,9 +77,8 @@ def revised(
 
 def learn_to_revise(run: Workdir, params: Params, config: Revisor) -> Params:
     """The policy behind `config.steps`; goes on where it was killed, or reads it."""
-    digest = hashlib.blake2b(repr(config).encode(), digest_size=6).hexdigest()
     own = copy.copy(run)
-    own.path = run.path / "revisors" / digest
+    own.path = run.path / "revisors" / digest(config)
     own.path.mkdir(parents=True, exist_ok=True)
     done, folder = own.path / "done.json", own.path / "checkpoints"
     if done.exists():

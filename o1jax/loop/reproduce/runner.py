@@ -10,7 +10,6 @@ time too: a process waits while another one makes what it needs.
 import contextlib
 import fcntl
 import functools
-import hashlib
 import json
 import shutil
 import time
@@ -25,6 +24,7 @@ import o1jax.loop.experiment  # registers every config class
 from o1jax.config import ConfigError, Loaded, check_workdir, load
 from o1jax.loop.metrics import progress
 from o1jax.loop.reproduce.claim import Arm, Claim, Evidence, Predictions, Tier
+from o1jax.loop.reproduce.identity import digest, identity
 from o1jax.loop.reproduce.predictions import read_predictions, write_predictions
 from o1jax.loop.reproduce.record import conclude
 from o1jax.loop.run import device, run
@@ -151,7 +151,7 @@ def _run_arm(start: Any, arm: Arm, problems: list[Example], file: Path) -> None:
     seconds = time.monotonic() - began
     write_predictions(file, problems, predicted)
     record = {
-        "method": repr(arm.method),
+        "method": identity(arm.method),
         "seconds": seconds,
         "device": device(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -162,9 +162,8 @@ def _run_arm(start: Any, arm: Arm, problems: list[Example], file: Path) -> None:
 
 def _file(policy: Trained, tier: Tier, arm: Arm) -> Path:
     """The predictions of an arm on a policy, by all that they depend on."""
-    identity = repr((VERSION, arm.place, arm.method, tier.split, tier.problems))
-    digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
-    return policy.path / "arms" / f"{digest}.jsonl"
+    name = digest((VERSION, arm.place, arm.method, tier.split, tier.problems))
+    return policy.path / "arms" / f"{name}.jsonl"
 
 
 def _trainings(policies: list[Trained]) -> list[Mapping[str, Any]]:

@@ -7,7 +7,6 @@ by the same stage to a policy of fresh parameters, in a folder below the run, wh
 goes on if it was killed.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from o1jax.loop.answer import Answerer, Answers
 from o1jax.loop.imitate import Imitate, imitate
 from o1jax.loop.improve import Improve
 from o1jax.loop.reproduce.claim import Predictions
+from o1jax.loop.reproduce.identity import digest
 from o1jax.loop.reproduce.learned import accounted, improved
 from o1jax.loop.text_meter import text_shares
 from o1jax.loop.workdir import Workdir
@@ -111,8 +111,7 @@ def learn_text(run: Workdir, stage: Imitate) -> Read:
 
     It shares the run's tokenizer, so the tasks of the run must know the same words.
     """
-    digest = hashlib.blake2b(repr(stage).encode(), digest_size=6).hexdigest()
-    path = run.path / "taught" / digest
+    path = run.path / "taught" / digest(stage)
     path.mkdir(parents=True, exist_ok=True)
     run.tokenizer  # noqa: B018  makes the file where there is none yet
     shutil.copyfile(run.path / "tokenizer.model", path / "tokenizer.model")
