@@ -101,5 +101,5 @@ preflight() {
 # The tree as committed, in $packed; $install is what a host does with it.
 packed=${TMPDIR:-/tmp}/o1jax.tar.gz
 install="mkdir -p o1jax && tar xzf o1jax.tar.gz -C o1jax && cd o1jax && \
-python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'"
+python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu,buckets]'"
 pack() { run git -C "$here/.." archive --format=tar.gz --output="$packed" HEAD; }

@@ -8,8 +8,8 @@
 #
 # --project P; --dry-run prints the exact commands; --no-check leaves out the check that
 # names, sizes and memory fit. IMAGE has o1jax installed, this tree as its working
-# directory, and FOLDER, which all hosts share, mounted. A run that is preempted ends
-# with code 75, which restarts it.
+# directory. FOLDER is a bucket (gs://...; IMAGE has o1jax[buckets]), or one that
+# all hosts share, mounted. A run that is preempted ends with code 75, which restarts it.
 
 set -euo pipefail
 # shellcheck source=launch/common.sh

@@ -9,7 +9,7 @@
 #
 # A template, a workload policy and a managed instance group, all named N. --image FAMILY
 # is the family of the boot image (of the project ubuntu-os-accelerator-images).
-# FOLDER is one that all hosts share: Filestore, or a mounted bucket. --project P;
+# FOLDER is a bucket (gs://...), or one that all hosts share. --project P;
 # --dry-run prints the exact commands; --no-check leaves out the check that names, sizes
 # and memory fit.
 

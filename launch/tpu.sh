@@ -11,7 +11,7 @@
 #
 # --project P; --dry-run prints the exact commands; --no-check leaves out the check that
 # names, sizes and memory fit. stop sends SIGTERM: the run saves, and `run` goes on.
-# FOLDER is one that all hosts share: Filestore, or a mounted bucket.
+# FOLDER is a bucket (gs://...), or one that all hosts share.
 
 # shellcheck disable=SC2016  # what is quoted is for the hosts to expand
 set -euo pipefail

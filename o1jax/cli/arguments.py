@@ -26,7 +26,10 @@ def file_arguments(parser: ArgumentParser) -> None:
 def run_arguments(parser: ArgumentParser) -> None:
     file_arguments(parser)
     parser.add_argument(
-        "--workdir", type=Path, help="where to write (default: runs/ and FILE's name)"
+        "--workdir",
+        type=place,
+        help="where to write: a folder, or gs://BUCKET/... (default: runs/ and FILE's "
+        "name)",
     )
 
 
@@ -41,7 +44,7 @@ def profile_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         metavar="WORKDIR",
-        type=Path,
+        type=place,
         help="begin with the newest policy of a run: an untrained one writes answers "
         "of another length",
     )
@@ -54,7 +57,7 @@ def profile_arguments(parser: ArgumentParser) -> None:
 
 
 def eval_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="of a run")
+    parser.add_argument("workdir", metavar="WORKDIR", type=place, help="of a run")
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
     parser.add_argument("--problems", type=_count, help="how many questions")
     parser.add_argument("--samples", type=_count, help="responses a question")
@@ -85,7 +88,7 @@ def eval_arguments(parser: ArgumentParser) -> None:
 
 
 def ask_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="of a run")
+    parser.add_argument("workdir", metavar="WORKDIR", type=place, help="of a run")
     parser.add_argument(
         "question",
         nargs="?",
@@ -191,6 +194,11 @@ def _gib(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of GiB above 0")
     return value
+
+
+def place(text: str) -> str | Path:
+    """A workdir; Path would make gs:/ of gs://."""
+    return text if "://" in text else Path(text)
 
 
 def _count(text: str) -> int:

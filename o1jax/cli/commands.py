@@ -80,6 +80,7 @@ def _eval(args: Namespace) -> None:
 
 
 def _eval_prm(args: Namespace) -> None:
+    from o1jax.loop.bucket import push
     from o1jax.loop.champ import judge_workdir, lines
 
     for name in ("search", "samples", "temperature", "budget", "select"):
@@ -91,10 +92,12 @@ def _eval_prm(args: Namespace) -> None:
     said = judge_workdir(workdir, reward=reward, problems=args.problems)
     print("\n".join(lines(said)))
     print(f"Scores: {workdir / 'prm' / 'champ.jsonl'}")
+    push(workdir)
 
 
 def _eval_search(args: Namespace) -> None:
     from o1jax.inspect.report import write_report
+    from o1jax.loop.bucket import push
     from o1jax.loop.run import compare_workdir
 
     if args.samples:
@@ -114,6 +117,7 @@ def _eval_search(args: Namespace) -> None:
     report = write_report(folder)
     print(report.read_text())
     print(f"Report: {report}")
+    push(workdir)
 
 
 def _ask(args: Namespace) -> None:
@@ -245,9 +249,13 @@ def _load(args: Namespace) -> Loaded:
     return load(args.file, args.set)
 
 
-def _workdir(path: Path) -> Path:
+def _workdir(where: str | Path) -> Path:
+    """The folder of a run's files, which a bucket has a mirror for."""
+    from o1jax.loop.bucket import open_workdir
+
+    path = open_workdir(where)
     if not (path / "config.gin").is_file():
-        raise ConfigError(f"{path} is no workdir: it has no config.gin")
+        raise ConfigError(f"{where} is no workdir: it has no config.gin")
     return path
 
 

@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from o1jax.cli.arguments import place
+
 
 def import_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
@@ -13,7 +15,7 @@ def import_arguments(parser: ArgumentParser) -> None:
 
 
 def export_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("workdir", type=Path, metavar="DIR", help="of a run")
+    parser.add_argument("workdir", type=place, metavar="DIR", help="of a run")
     parser.add_argument("folder", type=Path, metavar="DST", help="to make")
     _dtype(parser, "of the tensors (default: as imported, or as in the run)")
 
@@ -42,11 +44,13 @@ def export_command(args: Namespace) -> None:
     """Writes the policy of a run as a published model."""
     from o1jax.cli.progress import bytes_progress
     from o1jax.config import ConfigError
+    from o1jax.loop.bucket import open_workdir
     from o1jax.loop.model_files import export_model
 
-    if not (args.workdir / "config.gin").is_file():
+    workdir = open_workdir(args.workdir)
+    if not (workdir / "config.gin").is_file():
         raise ConfigError(f"{args.workdir} is no workdir: it has no config.gin")
-    export_model(args.workdir, args.folder, dtype=args.dtype, progress=bytes_progress)
+    export_model(workdir, args.folder, dtype=args.dtype, progress=bytes_progress)
     size = sum(file.stat().st_size for file in args.folder.iterdir())
     print(f"{args.folder}: {len(list(args.folder.iterdir()))} files, {size:,} bytes")
 

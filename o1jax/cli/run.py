@@ -3,13 +3,12 @@
 import contextlib
 import errno
 import os
-import re
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import NoReturn
 
-from o1jax.config import ConfigError, check_workdir, load
+from o1jax.config import check_workdir, load
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -18,17 +17,17 @@ def run_command(args: Namespace) -> None:
     """Runs what is not done yet. A run that is preempted ends the process."""
     import o1jax.loop.experiment  # registers every config class
     from o1jax.inspect.report import write_report
+    from o1jax.loop.bucket import open_workdir, push
     from o1jax.loop.run import run
     from o1jax.parallel import hosts, preemption
 
     loaded = load(args.file, args.set)
-    workdir = args.workdir or Path("runs") / Path(args.file).stem
-    if re.match(r"\w+:/", str(workdir)):  # Path has made gs:/ of gs://
-        raise ConfigError(f"--workdir {workdir}: a bucket must be mounted as a folder")
+    where = args.workdir or Path("runs") / Path(args.file).stem
     hosts.start(f"o1jax {o1jax.__version__}, config {loaded.fingerprint()[:8]}")
     try:
         with preemption.watching():
-            hosts.once(lambda: check_workdir(loaded, workdir))
+            workdir = open_workdir(where, to_run=True)
+            hosts.once(lambda: check_workdir(loaded, workdir, where))
             run(loaded, workdir)
     except preemption.Preempted as reason:
         if hosts.first() or not reason.together:
@@ -40,12 +39,13 @@ def run_command(args: Namespace) -> None:
         if error.errno not in FULL:
             raise
         raise RuntimeError(
-            f"{workdir}: {error.strerror}; what was saved stands: make room, run again"
+            f"{where}: {error.strerror}; what was saved stands: make room, run again"
         ) from error
     if hosts.first():
         report = write_report(workdir)
         print(report.read_text())
         print(f"Report: {report}")
+        push(workdir)
 
 
 def leave(code: int, why: str = "") -> int:

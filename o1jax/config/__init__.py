@@ -74,11 +74,16 @@ def load(
     return Loaded(experiment, table, imports, transient, movable)
 
 
-def check_workdir(loaded: Loaded, workdir: str | os.PathLike) -> None:
+def check_workdir(
+    loaded: Loaded,
+    workdir: str | os.PathLike,
+    name: str | os.PathLike | None = None,
+) -> None:
     """Write the operative config into workdir, or refuse one made by another config.
 
     Only fields that are part of the identity count, and of them not the mesh: a run
-    goes on where there is room for it. The write is atomic.
+    goes on where there is room for it. The write is atomic. `name` is how an error
+    calls the workdir.
     """
     file = Path(workdir) / "config.gin"
     if file.exists():
@@ -93,7 +98,7 @@ def check_workdir(loaded: Loaded, workdir: str | os.PathLike) -> None:
         if differences:
             more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
             raise ConfigError(
-                f"{workdir} holds a run of another config "
+                f"{name or workdir} holds a run of another config "
                 f"({'; '.join(differences[:4])}{more}): choose a fresh --workdir"
             )
     file.parent.mkdir(parents=True, exist_ok=True)

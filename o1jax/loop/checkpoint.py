@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +22,12 @@ from flax.traverse_util import unflatten_dict
 
 from o1jax.loop import manifest
 from o1jax.loop.checkpoint_read import (
+    MARK,
     STEP_NAMES,
     CheckpointError,
     absolute,
     all_broken,
+    copied,
     first_line,
     flatten,
     say,
@@ -62,19 +64,28 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: str | os.PathLike, *, keep: int = 2, every: int = 100
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int = 2,
+        every: int = 100,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Keep the newest `keep` steps, and call every `every`-th step due."""
+        """Keep the newest `keep` steps, and call every `every`-th step due.
+
+        before: called in each process and in a thread, before a step counts as written.
+        """
         if keep < 1 or every < 1:
             raise ValueError(
                 f"Checkpoints: keep={keep} and every={every} must be at least 1"
             )
         self.directory = absolute(directory)
         self.every = every
-        self._keep = keep
+        self._keep, self._before = keep, before
         self._lost = False  # the directory can't be reached any more
         self._leaving, self._saving = False, preemption.saving()
         self._writing: int | None = None  # the step whose outcome nobody knows yet
+        self._adopt()
         self._manager = self._open()
 
     def due(self, step: int, *, during: Any = None) -> bool:
@@ -209,8 +220,16 @@ class Checkpoints:
             ),
         )
 
+    def _adopt(self) -> None:
+        """Marks steps that were copied into a bucket: orbax would delete them."""
+        if "://" in str(self.directory):
+            for step in copied(self.directory) if first() else ():
+                (step / MARK).write_text("")
+            everywhere(True)  # a barrier: nobody lists the steps before
+
     def _before_commit(self) -> None:
-        """List the files: orbax calls this before the rename that commits the step."""
+        """List the files: orbax calls this before what commits the step."""
+        self._before()
         if first() and "://" not in str(self.directory):
             name = STEP_NAMES.build_name(self._writing)
             (written,) = self.directory.glob(f"{name}.*")

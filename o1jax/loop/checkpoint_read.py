@@ -23,6 +23,7 @@ from o1jax.parallel.hosts import everywhere, first
 from o1jax.parallel.sharding import path_name
 from o1jax.types import Params
 
+MARK = "commit_success.txt"  # of a whole step in a bucket, for orbax
 STEP_NAMES = ocp.path.step.standard_name_format(step_format_fixed_length=6)
 
 
@@ -48,9 +49,7 @@ def restore_params(
     there is no such step or it is broken.
     """
     directory = absolute(directory)
-    found = []
-    if directory.exists():
-        found = sorted((m.step for m in STEP_NAMES.find_all(directory)), reverse=True)
+    found = steps_in(directory)
     if step is not None and step not in found:
         raise CheckpointError(
             f"no checkpoint of step {step} in {directory}; there are {sorted(found)}"
@@ -65,6 +64,31 @@ def restore_params(
         damages[candidate] = damage
         say(f"checkpoint of step {candidate} is broken ({damage})")
     raise CheckpointError(all_broken(directory, damages))
+
+
+def steps_in(directory: str | os.PathLike) -> list[int]:
+    """The steps that were written to their end, as far as names tell; newest first."""
+    directory = absolute(directory)
+    if not directory.exists():
+        return []
+    found = [m.step for m in STEP_NAMES.find_all(directory)]
+    found += [int(step.name) for step in copied(directory)]
+    return sorted(found, reverse=True)
+
+
+def copied(directory: epath.Path) -> list[epath.Path]:
+    """Steps in a bucket that were written to a disk: orbax holds them for half-written.
+
+    A rename made them whole there; here they have a list of their files, but no mark.
+    """
+    if "://" not in str(directory) or not directory.exists():
+        return []
+    steps = (path for path in directory.iterdir() if path.name.isdecimal())
+    return [
+        step
+        for step in steps
+        if (step / manifest.NAME).exists() and not (step / MARK).exists()
+    ]
 
 
 def try_read(step: epath.Path, target: Any | None) -> tuple[tuple | None, str]:

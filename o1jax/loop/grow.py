@@ -59,6 +59,7 @@ def grow(run: Workdir, index: int, config: Grow) -> StageRecord:
         write_traces(file, (tree.trace for tree in grown))
 
     once(write)
+    run.publish()
     return StageRecord(
         name=config.name,
         kind="grow",

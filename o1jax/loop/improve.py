@@ -157,8 +157,10 @@ def improve(run: Workdir, index: int, config: Improve) -> StageRecord:
     at = Improvement(run, index, config)
     folder = run.checkpoints(index)
     if config.lora is not None:  # small ones, until the stage is done
-        folder = run.path / "adapters" / folder.name
-    with Checkpoints(folder, keep=config.keep, every=config.checkpoint_every) as saved:
+        folder = run.adapters(index)
+    with Checkpoints(
+        folder, keep=config.keep, every=config.checkpoint_every, before=run.push
+    ) as saved:
         at.resume(saved)
         began, kept = time.monotonic() - at.seconds, at.rounds
         with (

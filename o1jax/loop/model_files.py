@@ -7,6 +7,7 @@ the bytes of each tensor as they were. Both take a tensor at a time.
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,11 +17,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from o1jax.config import check_workdir, load
 from o1jax.loop import manifest
-from o1jax.loop.checkpoint_read import STEP_NAMES
+from o1jax.loop.bucket import is_bucket
+from o1jax.loop.checkpoint_read import STEP_NAMES, steps_in
 from o1jax.loop.model_text import text_bindings, tokenizer
 from o1jax.loop.pretrained import SOURCE, STAGE, source_of
 from o1jax.loop.streamed import Leaf, Pieces, reader, write_params
@@ -224,14 +225,13 @@ def _bindings(name: str, config: Any, default: Any) -> Iterator[str]:
             yield f"{name}.{field.name} = {value!r}\n"
 
 
-def _newest(run: Workdir) -> Path:
+def _newest(run: Workdir) -> os.PathLike:
     """The newest step of a run's policy. ValueError if it is missing or broken."""
     for index in reversed(range(len(run.experiment.stages))):
         folder = run.checkpoints(index)
-        found = STEP_NAMES.find_all(epath.Path(folder)) if folder.is_dir() else ()
-        if steps := [each.step for each in found]:
-            step = folder / STEP_NAMES.build_name(max(steps))
-            if damaged := manifest.damage(step):
+        if steps := steps_in(folder):
+            step = folder / STEP_NAMES.build_name(steps[0])
+            if not is_bucket(step) and (damaged := manifest.damage(step)):
                 raise ValueError(f"{step} is broken: {damaged}")
             return step
-    raise ValueError(f"{run.path} holds no checkpoint yet: run it first")
+    raise ValueError(f"{run.home} holds no checkpoint yet: run it first")

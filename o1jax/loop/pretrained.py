@@ -5,6 +5,7 @@ stages that follow. The run's own checkpoint of the stage is a link to that one.
 """
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import jax
 
 from o1jax.config import configurable
 from o1jax.data.tokenizer import load
+from o1jax.loop.bucket import is_bucket, open_workdir
+from o1jax.loop.places import home_of, steps_of
 from o1jax.loop.workdir import TRAINS_POLICY, StageRecord, Workdir
 from o1jax.policy.policy import build_policy
 from o1jax.types import Params
@@ -37,10 +40,9 @@ def pretrained(run: Workdir, index: int, stage: Pretrained) -> StageRecord:
     began = time.monotonic()
     folder = run.checkpoints(index)
     if stage.path and not folder.exists():
-        there = _last(Path(stage.path), stage)
+        there = _last(open_workdir(stage.path), stage)
         _check_words(run, stage)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.symlink_to(there.absolute(), target_is_directory=True)
+        run.link(index, there)
     params = run.stage_params(index)
     _check(run, stage, params)
     run.params = params
@@ -59,14 +61,14 @@ def source_of(run: Workdir) -> Path | None:
     """The folder of the published model that a run began with, or None."""
     for stage in run.experiment.stages:
         if isinstance(stage, Pretrained):
-            folder = (Path(stage.path) if stage.path else run.path) / SOURCE
+            folder = (open_workdir(stage.path) if stage.path else run.path) / SOURCE
             return folder if folder.is_dir() else None
     return None
 
 
-def _last(workdir: Path, stage: Pretrained) -> Path:
+def _last(workdir: Path, stage: Pretrained) -> os.PathLike:
     """The folder of the last parameters of a workdir whose run has come to its end."""
-    imported = workdir / "checkpoints" / f"00-{STAGE}"
+    imported = home_of(workdir) / "checkpoints" / f"00-{STAGE}"
     if imported.is_dir() and not (workdir / "results.json").exists():
         return imported
     records = sorted(workdir.glob("stages/*.json"))
@@ -81,12 +83,13 @@ def _last(workdir: Path, stage: Pretrained) -> Path:
         raise ValueError(
             f"stage {stage.name!r}: {stage.path} has not come to its end: run it first"
         )
-    return (workdir / "checkpoints" / trained[-1]).resolve()
+    last = steps_of(workdir, trained[-1])
+    return last if is_bucket(last) else Path(last).resolve()
 
 
 def _check_words(run: Workdir, stage: Pretrained) -> None:
     """Refuses parameters that mean other words by their numbers."""
-    file = Path(stage.path) / "tokenizer.model"
+    file = open_workdir(stage.path) / "tokenizer.model"
     if file.exists() and load(file).fingerprint != run.tokenizer.fingerprint:
         raise ValueError(
             f"stage {stage.name!r}: {stage.path} has another tokenizer: bind "

@@ -24,7 +24,7 @@ def recipe(run: Workdir, stage: Any) -> str:
     name = task.name if task is not None else ""
     match stage:
         case Pretrained():
-            return f"parameters of {stage.path or run.path.name}"
+            return f"parameters of {stage.path or run.home.name}"
         case Imitate():
             return f"{name or stage.dataset.path}: {_batch(stage.batch)}"
         case TrainReward():

@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
 def prepare(run: Workdir, index: int, config: Any) -> Data:
     """The stage's data: read if it is there, else made and written."""
-    folder = run.rewards(index)
+    folder = run.reward_data(index)
     record = folder / "data.json"
     if record.exists():
         found = json.loads(record.read_text())
@@ -63,6 +63,7 @@ def prepare(run: Workdir, index: int, config: Any) -> Data:
     data = MAKERS[config.learns](run, config, run.task(config), **ends)
     _write(folder / "data.npz", data.rows)
     write_json(record, {"facts": data.facts, "ledger": run.ledger.state()})
+    run.publish()
     return data
 
 

@@ -43,6 +43,7 @@ def run(loaded: Loaded, workdir: Path) -> None:
     experiment = loaded.experiment
     state = Workdir(experiment, workdir)
     check_rows(state)
+    state.publish()  # refused here, before anything was computed
     for index in range(state.resume(), len(experiment.stages)):
         stage = experiment.stages[index]
         state.finish(index, STAGES[type(stage)](state, index, stage))
@@ -56,6 +57,7 @@ def run(loaded: Loaded, workdir: Path) -> None:
         "ledger": state.ledger.table(),
     }
     write_json(workdir / "results.json", results)
+    state.publish()
 
 
 def check_rows(state: Workdir) -> None:
@@ -173,7 +175,7 @@ def reward_stages(stages: Sequence[Any]) -> list[str]:
 def graded_task(state: Workdir) -> Task:
     """The run's last task. ValueError if it has none."""
     if not (tasks := state.tasks()):
-        raise ValueError(f"{state.path} learned from datasets only: no task grades it")
+        raise ValueError(f"{state.home} learned from datasets only: no task grades it")
     return tasks[-1]
 
 

@@ -8,6 +8,7 @@ step is committed, a chunk (or several) per layer.
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -95,16 +96,18 @@ def _create(step: Path, path: str, leaf: Leaf) -> ts.TensorStore:
     return ts.open(spec, create=True, delete_existing=True).result()
 
 
-def _spec(step: Path, path: str) -> dict:
+def _spec(step: os.PathLike, path: str) -> dict:
     inside = ".".join(["params", *path.split("/")])
-    base = {"driver": "file", "path": f"{step.absolute()}/state/"}
+    base: str | dict = f"{step}/state/"
+    if "://" not in base:
+        base = {"driver": "file", "path": f"{Path(step).absolute()}/state/"}
     kvstore = {"driver": "ocdbt", "base": base, "path": f"{inside}/"}
     return {"driver": "zarr", "kvstore": kvstore}
 
 
 @contextlib.contextmanager
-def reader(step: Path) -> Iterator[Callable[[str, int | None], np.ndarray]]:
-    """Gives (path below params, layer) -> array, of a step on disk.
+def reader(step: os.PathLike) -> Iterator[Callable[[str, int | None], np.ndarray]]:
+    """Gives (path below params, layer) -> array, of a step.
 
     Chunks that hold several layers are kept until the next leaf is read.
     """

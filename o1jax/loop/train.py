@@ -6,9 +6,9 @@ is the list of calls. Killed anywhere and started again, it ends at the same par
 bit for bit (on CPU).
 """
 
+import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -47,7 +47,7 @@ class Learner(NamedTuple):
     objective: Objective
     stream: Any  # of batches, with get_state and set_state
     probe: Callable[[Params], dict[str, float]]
-    folder: Path  # of its checkpoints
+    folder: os.PathLike  # of its checkpoints
     kind: str = "train"  # of its account in the ledger
     prefix: str = ""  # of the names of its metrics
     shown: tuple[str, ...] = ("loss", "accuracy", "valid_loss")  # on the progress bar
@@ -69,7 +69,10 @@ def train(run: Workdir, config: Schedule, learner: Learner, params: Params) -> S
     """
     with (
         Checkpoints(
-            learner.folder, keep=config.keep, every=config.checkpoint_every
+            learner.folder,
+            keep=config.keep,
+            every=config.checkpoint_every,
+            before=run.push,
         ) as saved,
         prefetch(learner.stream) as batches,
     ):

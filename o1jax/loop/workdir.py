@@ -9,11 +9,11 @@
     results.json  report.md  report.png
 
 A stage that is done is not run again, so a run killed anywhere goes on where it was.
+Of a workdir in a bucket (bucket.py) the steps are there, all other files in a mirror.
 """
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,8 +28,9 @@ from o1jax.data import tokenizer as tokenizers
 from o1jax.data.datasets import RecordSource, prepare
 from o1jax.data.tokenizer import Tokenizer
 from o1jax.learn.state import init_params
-from o1jax.loop.checkpoint_read import CheckpointError, restore_params
+from o1jax.loop.checkpoint_read import CheckpointError, restore_params, steps_in
 from o1jax.loop.ledger import Ledger
+from o1jax.loop.places import Places, write_json, write_jsonl
 from o1jax.parallel.hosts import once
 from o1jax.parallel.mesh import build_mesh
 from o1jax.parallel.preemption import Preempted, agreed
@@ -39,6 +40,8 @@ from o1jax.reward.model import RewardModel, build_reward_model
 from o1jax.reward.versions import Weights
 from o1jax.tasks.task import Task
 from o1jax.types import Params
+
+__all__ = ["StageRecord", "Workdir", "write_json", "write_jsonl"]
 
 TEXTS = 512  # questions of a task in words that a tokenizer is trained on
 # Kinds of stages that leave parameters of their own.
@@ -57,7 +60,7 @@ class StageRecord(NamedTuple):
     sections: list[dict[str, Any]]  # of the report
 
 
-class Workdir:
+class Workdir(Places):
     """State of a run between its stages. Stages get it as their first argument."""
 
     def __init__(self, experiment: Any, path: Path) -> None:
@@ -95,6 +98,7 @@ class Workdir:
         of_library = self.experiment.tokenizer.path.endswith(".json")
         file = self.path / f"tokenizer.{'json' if of_library else 'model'}"
         once(lambda: file.exists() or self._make_tokenizer(file))
+        self.publish()
         return tokenizers.load(file)
 
     def _make_tokenizer(self, file: Path) -> None:
@@ -146,17 +150,7 @@ class Workdir:
         for index in reversed(range(len(self.experiment.stages))):
             if self._has_checkpoint(index):
                 return self.stage_params(index)
-        raise ValueError(f"{self.path} holds no checkpoint yet: run it first")
-
-    def checkpoints(self, index: int) -> Path:
-        """The folder of a training stage."""
-        name = self.experiment.stages[index].name
-        return self.path / "checkpoints" / f"{index:02d}-{name}"
-
-    def rewards(self, index: int) -> Path:
-        """The folder of a reward model."""
-        name = self.experiment.stages[index].name
-        return self.path / "rewards" / f"{index:02d}-{name}"
+        raise ValueError(f"{self.home} holds no checkpoint yet: run it first")
 
     def build_reward_model(self, stage: Any) -> RewardModel:
         """The reward model of a TrainReward stage, without its parameters."""
@@ -173,7 +167,7 @@ class Workdir:
         rewards = {s.name: i for i, s in enumerate(stages) if hasattr(s, "learns")}
         if name not in rewards:
             known = ", ".join(rewards) or "it has none"
-            raise ValueError(f"no reward model {name!r} in {self.path}: {known}")
+            raise ValueError(f"no reward model {name!r} in {self.home}: {known}")
         index = rewards[name]
         if not self._record_file(index).exists():
             raise ValueError(f"reward model {name!r} is not trained yet: run it first")
@@ -191,14 +185,10 @@ class Workdir:
             return self.stage_params(trained[-1], self._read(trained[-1]).steps)
         return self._fresh()
 
-    def predictions(self, index: int) -> Path:
-        """The file of an evaluation."""
-        name = self.experiment.stages[index].name
-        return self.path / "predictions" / f"{index:02d}-{name}.jsonl"
-
     def finish(self, index: int, record: StageRecord) -> None:
         """Writes a stage's record: from now on it is done."""
         write_json(self._record_file(index), record._asdict())
+        self.publish()
         self._take(index)
         if agreed():
             raise Preempted(f"stage {record.name!r} is done", together=True)
@@ -231,10 +221,6 @@ class Workdir:
             self._take(index)
         return done
 
-    def _record_file(self, index: int) -> Path:
-        name = self.experiment.stages[index].name
-        return self.path / "stages" / f"{index:02d}-{name}.json"
-
     def _read(self, index: int) -> StageRecord:
         return StageRecord(**json.loads(self._record_file(index).read_text()))
 
@@ -246,8 +232,7 @@ class Workdir:
         self.ledger = Ledger.from_state(record.ledger)
 
     def _has_checkpoint(self, index: int) -> bool:
-        folder = self.checkpoints(index)
-        return folder.is_dir() and any(x.name.isdecimal() for x in folder.iterdir())
+        return bool(steps_in(self.checkpoints(index)))
 
     def stage_params(self, index: int, step: int | None = None) -> Params:
         """Parameters that a stage left (default: its newest checkpoint).
@@ -302,26 +287,3 @@ def _check_words(tokenizer: Tokenizer, words: Sequence[str]) -> None:
                 f"the tokenizer of TokenizerConfig.path does not know {word!r}, which "
                 "the task of a stage needs"
             )
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Writes it all or not at all; with several processes the first one does."""
-    _write(file, json.dumps(content, indent=1))
-
-
-def write_jsonl(file: Path, rows: Sequence[Any]) -> None:
-    """A line a row; all of them or none."""
-    _write(file, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write(file: Path, text: str) -> None:
-    def write() -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        with partial.open("w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
-
-    once(write)

@@ -1,7 +1,8 @@
 """A bucket of Google Cloud Storage on this machine, as far as orbax asks for one.
 
 In: nothing. Out: a server of the JSON API (objects: list, get, insert in one part, in
-several or resumably, copy, delete) with a switch that makes it refuse to be written to.
+several or resumably, copy, move, delete) with a switch that makes it refuse to be
+written to.
 """
 
 import base64
@@ -11,10 +12,13 @@ import re
 import threading
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 OBJECT = re.compile(r"^(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)$")
-COPY = re.compile(r"/b/([^/]+)/o/([^/]+)/(?:copyTo|rewriteTo)/b/([^/]+)/o/([^/]+)$")
+COPY = re.compile(
+    r"/b/([^/]+)/o/([^/]+)/(copyTo|rewriteTo|moveTo)(?:/b/[^/]+)?/o/([^/]+)$"
+)
 
 
 class Bucket(ThreadingHTTPServer):
@@ -27,16 +31,40 @@ class Bucket(ThreadingHTTPServer):
         self.objects: dict[str, tuple[int, bytes]] = {}  # generation, content
         self.uploads: dict[str, tuple[str, bytearray]] = {}
         self.broken, self.generation, self.lock = False, 0, threading.Lock()
+        self.breaks = ""  # broken from when an object with this in its name is written
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, *_: object) -> None:
+        """Says nothing of a client that was killed."""
+
+    def write_to(self, folder: Path, below: str) -> None:
+        """Its objects below a name as files."""
+        for name, (_, content) in self.objects.items():
+            if name.startswith(f"{below}/"):
+                file = folder / name.removeprefix(f"{below}/")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Sends gcsfs and tensorstore here instead of to Google."""
+        return {
+            "STORAGE_EMULATOR_HOST": self.url,
+            "TENSORSTORE_GCS_HTTP_URL": self.url,
+            "TENSORSTORE_GCS_HTTP_VERSION": "1.1",
+            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        }
+
     def put(self, name: str, content: bytes) -> dict:
         with self.lock:
             self.generation += 1
             self.objects[name] = self.generation, bytes(content)
+            self.broken = self.broken or bool(self.breaks and self.breaks in name)
         return self.describe(name)
 
     def describe(self, name: str) -> dict:
@@ -129,8 +157,12 @@ class Handler(BaseHTTPRequestHandler):
         if url.path.startswith("/upload/") and url.path[8:] in self.server.uploads:
             return self.more(url.path[8:])
         if copy := COPY.search(url.path):
-            _, content = self.server.objects[unquote(copy[2])]
-            new = self.server.put(unquote(copy[4]), content)
+            source = unquote(copy[2])
+            if source not in self.server.objects:
+                return self.answer(404, {"error": {"code": 404, "message": source}})
+            new = self.server.put(unquote(copy[4]), self.server.objects[source][1])
+            if copy[3] == "moveTo":
+                del self.server.objects[source]
             return self.answer(200, {"done": True, "resource": new} | new)
         if not url.path.endswith("/o"):
             return self.answer(404, {"error": {"code": 404, "message": url.path}})

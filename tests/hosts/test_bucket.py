@@ -40,14 +40,7 @@ def bucket():
 
 
 def run(bucket, *steps):
-    env = os.environ | {
-        "STORAGE_EMULATOR_HOST": bucket.url,
-        "TENSORSTORE_GCS_HTTP_URL": bucket.url,
-        "TENSORSTORE_GCS_HTTP_VERSION": "1.1",
-        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
-        "XLA_FLAGS": "",
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-    }
+    env = os.environ | bucket.environment | {"XLA_FLAGS": ""}
     command = [sys.executable, "-W", "ignore", "-c", RUN, "gs://bucket/run/ck", *steps]
     return subprocess.run(command, env=env, capture_output=True, text=True)
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 
 import pytest
 from etils import epath
@@ -69,12 +70,16 @@ def test_a_missing_host_is_one_line_and_exit_code_2(file, tmp_path, monkeypatch,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bucket_is_no_workdir(file, capfd):
-    assert main(["run", str(file), "--workdir", "gs://bucket/run"]) == 2
-    line = (
-        "o1jax: error: --workdir gs:/bucket/run: a bucket must be mounted as a folder\n"
-    )
-    assert capfd.readouterr() == ("", line)
+def test_a_bucket_that_nothing_here_can_open(file, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for where, why in {
+        "gs://bucket/run": "needs a package: pip install 'o1jax[buckets]'",
+        "ftp://host/run": "a workdir is a folder, gs://BUCKET/... or s3://...",
+    }.items():
+        assert main(["run", str(file), "--workdir", where]) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and err.count("\n") == 1
+        assert err.startswith(f"o1jax: error: {where}") and err.endswith(f"{why}\n")
 
 
 def test_a_full_disk_is_one_line(file, tmp_path, monkeypatch, capfd):
@@ -91,6 +96,7 @@ def test_a_full_disk_is_one_line(file, tmp_path, monkeypatch, capfd):
 
 
 def test_the_address_of_a_bucket_is_taken_as_it_is(monkeypatch):
-    monkeypatch.setattr(Checkpoints, "_open", lambda self: None)
+    for name in ("_adopt", "_open"):
+        monkeypatch.setattr(Checkpoints, name, lambda self: None)
     assert Checkpoints("gs://bucket/run").directory == epath.Path("gs://bucket/run")
     assert Checkpoints("run").directory == epath.Path("run").absolute()
