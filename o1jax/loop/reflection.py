@@ -93,8 +93,8 @@ class Reflection:
     ) -> None:
         """steps: that an answer may have; a walk beyond ends without one.
 
-        chunk: walks that go on together, and questions of a call, at most. Of 1,600 walks
-        of up to 24 draws, 512 at once spent 171 GFLOP and 128 at once 130: fewer rows
+        chunk: walks that go on together, and questions of a call, at most. 1,600 walks
+        of up to 24 draws spent 171 GFLOP with 512 at once and 130 with 128: fewer rows
         are idle while the last walks end.
         """
         self._run, self._task = run, task
