@@ -7,12 +7,12 @@ first layers follows the parameters it is sampled with: Elhoushi et al. 2024
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from o1jax.config import load
+from o1jax.loop.bucket import open_workdir
 from o1jax.loop.workdir import Workdir
 from o1jax.policy.policy import Policy, PolicyConfig, build_policy
 from o1jax.rollout.decode import (
@@ -52,7 +52,7 @@ def draft_of(run: Workdir, draft: Draft | None) -> Drafted | None:
     if draft.layers:
         policy = first_layers(run.policy_config, draft.layers)
         return Drafted(policy, draft.layers, None, draft.tokens)
-    path = Path(draft.workdir)
+    path = open_workdir(draft.workdir)
     if not (path / "config.gin").is_file():
         raise ValueError(f"Draft.workdir: {path} is no workdir: it has no config.gin")
     other = Workdir(load(path / "config.gin").experiment, path)
