@@ -210,18 +210,18 @@ def test_libtpu_names_what_is_too_large():
   Largest program allocations in hbm:
 
   1. Size: 512.00M
-     Operator: op_name="jax.jit(f)/mul"
+     Operator: op_name="jit(f)/mul"
      Shape: f32[128,1024,1024]{2,1,0:T(8,128)}
      ==========================
 
   2. Size: 1.50G
-     Operator: op_name="jax.jit(f)/dot"
+     Operator: op_name="jit(f)/dot"
      Shape: bf16[768,1024,1024]{2,1,0}
      ==========================
 """
     assert compiling._allocations(error) == [
-        ("bf16[768,1024,1024]{2,1,0} jax.jit(f)/dot", 1.5 * 2**30),
-        ("f32[128,1024,1024]{2,1,0:T(8,128)} jax.jit(f)/mul", 2**29),
+        ("bf16[768,1024,1024]{2,1,0} jit(f)/dot", 1.5 * 2**30),
+        ("f32[128,1024,1024]{2,1,0:T(8,128)} jit(f)/mul", 2**29),
     ]
 
 
