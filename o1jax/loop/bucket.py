@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -136,6 +137,8 @@ def open_workdir(where: str | os.PathLike, *, to_run: bool = False) -> Path:
     that both can be had on one machine. BucketError if the bucket can't be read.
     """
     if not is_bucket(where):
+        if re.match(r"[a-z0-9]+:/", os.fspath(where)):  # libraries take it for a bucket
+            raise BucketError(f"{where}: a bucket's address has two slashes")
         return Path(where)
     url = os.fspath(where).rstrip("/")
     protocol, _, path = url.partition("://")

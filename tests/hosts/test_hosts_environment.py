@@ -75,6 +75,7 @@ def test_a_bucket_that_nothing_here_can_open(file, capfd, monkeypatch):
     for where, why in {
         "gs://bucket/run": "needs a package: pip install 'o1jax[buckets]'",
         "ftp://host/run": "a workdir is a folder, gs://BUCKET/... or s3://...",
+        "gs:/bucket/run": "a bucket's address has two slashes",
     }.items():
         assert main(["run", str(file), "--workdir", where]) == 2
         out, err = capfd.readouterr()
