@@ -61,7 +61,7 @@ class StepDraft(NamedTuple):
         return pages[: self.layers]
 
 
-class Drafted(NamedTuple):
+class DraftedStep(NamedTuple):
     """A step a row, and what it took."""
 
     drawn: Drawn
@@ -102,7 +102,7 @@ def draw_drafted_step(
     vocab: int,
     ends: StepEnds,
     sampling: SamplingConfig,
-) -> Drafted:
+) -> DraftedStep:
     """branch.draw_step, with uniform f32[B, S, 3] and the draft's contexts besides.
 
     draft_contexts are not looked at where the draft shares the policy's. Each uniform
@@ -264,4 +264,4 @@ def draw_drafted_step(
     held = (slot < drawn.length[:, None])[:, None, :, None]
     clear = lambda x: jnp.where(held, x, 0)
     k, v, own = jax.tree.map(clear, (drawn.k, drawn.v, own))
-    return Drafted(drawn.replace(k=k, v=v), own, end.read)
+    return DraftedStep(drawn.replace(k=k, v=v), own, end.read)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from wrong_verdict import without_residual
 
 from o1jax.policy.context import Context
 from o1jax.rollout import drafted
@@ -15,11 +16,9 @@ from o1jax.rollout.drafted import StepDraft, draw_drafted_step
 from o1jax.rollout.ends import at_tokens
 from o1jax.rollout.sampling import (
     SamplingConfig,
-    draw,
     sampling_logprobs,
     token_logprob,
 )
-from o1jax.rollout.verdict import Verdict, verify
 
 V, S, N, END = 4, 4, 6000, 3
 ENDS = at_tokens((END,), V)
@@ -135,15 +134,7 @@ def test_steps_come_as_often_as_the_policy_says(make, layers, sampling):
 
 
 def test_drawing_from_the_policy_where_a_token_failed_would_be_seen(make, monkeypatch):
-    def wrong(proposed, draft, target, *, last, sampling, **rest):
-        kept = dict(last=last, sampling=sampling, **rest)
-        accepted, _ = verify(proposed, draft, target, **kept)
-        at = accepted[:, None]
-        p = jnp.take_along_axis(target, at[..., None], axis=1)[:, 0]
-        uniform = jnp.take_along_axis(last, at, axis=1)[:, 0]
-        return Verdict(accepted, draw(uniform, p, sampling))
-
-    monkeypatch.setattr(drafted, "verify", wrong)
+    monkeypatch.setattr(drafted, "verify", without_residual)
     policy, other, params = two(make)
     program = lambda params: steps_behind(
         policy, StepDraft(other, 2), params, SamplingConfig()

@@ -7,17 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from wrong_verdict import without_residual
 
 from o1jax.rollout import speculative
 from o1jax.rollout.decode import SamplerConfig
 from o1jax.rollout.sampling import (
     SamplingConfig,
-    draw,
     sampling_logprobs,
     token_logprob,
 )
 from o1jax.rollout.speculative import build_speculative_sampler
-from o1jax.rollout.verdict import Verdict, verify
 from o1jax.types import Prompts
 
 SMALL = dict(layers=1, cache_chunk=64)  # fewer branches to compile
@@ -99,15 +98,7 @@ def test_paths_come_as_often_as_the_policy_says(make, sampling, rows):
 def test_drawing_from_the_policy_where_a_token_failed_would_be_seen(make, monkeypatch):
     """The residual is what makes it exact."""
 
-    def wrong(proposed, draft, target, *, last, sampling, **rest):
-        kept = dict(last=last, sampling=sampling, **rest)
-        accepted, _ = verify(proposed, draft, target, **kept)
-        at = accepted[:, None]
-        p = jnp.take_along_axis(target, at[..., None], axis=1)[:, 0]
-        uniform = jnp.take_along_axis(last, at, axis=1)[:, 0]
-        return Verdict(accepted, draw(uniform, p, sampling))
-
-    monkeypatch.setattr(speculative, "verify", wrong)
+    monkeypatch.setattr(speculative, "verify", without_residual)
     pair = two(make, vocab=V, **SMALL)
     config, prompts = many(PLAIN, N)
     found, _ = spoken(pair, config, prompts)
