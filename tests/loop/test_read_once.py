@@ -4,6 +4,7 @@ a stage learns from solutions that others marked."""
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from o1jax.data.flawed import Flawed
 from o1jax.loop import read_once as module
 from o1jax.loop.checkpoint_read import restore_params
 from o1jax.loop.ledger import Ledger
-from o1jax.loop.read_once import read_once
+from o1jax.loop.read_once import _checksum, read_once
 from o1jax.loop.reward_model import TrainReward, train_reward
 from o1jax.loop.workdir import Workdir
 from o1jax.parallel.mesh import MeshConfig, build_mesh
@@ -157,3 +158,20 @@ def test_solutions_teach_steps_only():
             learns="outcome",
             model=RewardModelConfig(trunk="frozen"),
         )
+
+
+def test_a_change_of_any_weight_is_another_reading():
+    """A sign, a place, the last bit: what a sum of sizes would not tell."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8)), jnp.float32)
+    ulp = x.at[2, 3].set(jnp.nextafter(x[2, 3], 9.0))
+    others = [-x, x[::-1], x.T.reshape(x.shape), ulp]
+    sums = [int(jax.jit(_checksum)(y)) for y in (x, *others)]
+    assert len(set(sums)) == 5
+    # Of numbers written down: bits 0x3F80 of 1 at places 0 and 1, mixed and added.
+    total = 0
+    for place in range(2):
+        bits = 0x3F80 ^ (place * 0x9E3779B9 % 2**32)
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            bits = (bits ^ bits >> shift) * factor % 2**32
+        total += bits
+    assert int(_checksum(jnp.ones(2, jnp.bfloat16))) == total % 2**32
