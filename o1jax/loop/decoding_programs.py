@@ -123,14 +123,16 @@ def labelling(
     stage: str,
     made: Programs,
     shape: tuple[int, int, int],
-    count: int,
+    asked: tuple[int, int],
     held: Mapping[str, Shapes],
 ) -> Iterator[Program]:
-    """Traces read once, and `count` continuations of a place of each.
+    """Traces read once, and continuations of places of each.
 
-    shape: of the traces of a call, their tokens, and the most steps of any.
+    shape: of the traces of a call, their tokens, and the most steps of any. asked: how
+    many places of a trace a call asks for, and continuations of a place; in the worst
+    case no two of these begin alike.
     """
-    layout, (rows, width, steps) = decoding(run), shape
+    layout, (rows, width, steps), (places, count) = decoding(run), shape, asked
     yield from _reshard(run, stage, held)
     params = _to_decode(run, run.current_params())
     params = _lying(layout, jax.eval_shape(run.policy.unstack, params))
@@ -147,15 +149,18 @@ def labelling(
         main=True,
     )
     prefixes = on(jax.eval_shape(made.read, params, text))
-    new = run.experiment.sampler.max_new_tokens
+    of_places = array(rows, places), array(rows, places), keys(rows)
+    queue = rows // layout.shards * places
+    each = min(made.rows, queue)
+    reads = math.ceil(queue / each) * count * run.experiment.sampler.max_new_tokens
     yield Program(
         stage,
-        f"continue {rows} x {count}",
-        jax.jit(partial(made.draw_all, count=count)),
-        (params, prefixes, *on((array(rows), array(rows), keys(rows)))),
+        f"continue {rows} x {places} x {count}",
+        jax.jit(partial(made.draw, count=count)),
+        (params, prefixes, *on(of_places)),
         layout.mesh,
         held,
-        (1.0, float(new)),
+        (float(reads), (queue - each) / max(1, each // 16) / reads),
     )
 
 

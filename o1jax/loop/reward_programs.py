@@ -199,13 +199,13 @@ def _rollouts(
     """Continuations, of every step or in search of the first error."""
     if config.source not in ("rollouts", "binary"):
         return
-    count = config.rollouts
+    steps = _steps(run, task)
+    asked = steps, config.rollouts
     if config.source == "binary":
-        count = min(GROUP, count)
+        asked = 1, min(GROUP, config.rollouts)
     made = Programs(run, config.sampling, width)
     rows = -(-TRACES_AT_ONCE // made.layout.shards) * made.layout.shards
-    shape = (rows, width, _steps(run, task))
-    yield from labelling(run, stage, made, shape, count, held)
+    yield from labelling(run, stage, made, (rows, width, steps), asked, held)
 
 
 def _steps(run: Plan, task: Any) -> int:

@@ -35,8 +35,6 @@ from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Task
 from o1jax.types import Params
 
-LEAST = 32  # traces of a call: fewer are filled up, so that few programs are compiled
-
 
 class Continued(NamedTuple):
     """Texts that continue beginnings of traces; flat, in the order asked for."""
@@ -54,6 +52,7 @@ class Programs:
         config = run.experiment.sampler
         self.layout, self._unstack = decoding(run), run.policy.unstack
         self._from = self._placed = None
+        self.rows = max(1, config.rows // self.layout.shards)  # that each one works on
         read = functools.partial(read_prefixes, run.policy, sampling=sampling)
         self.read = jax.jit(self._on_rows(lambda params, rows: read(params, *rows)))
         self._continue = functools.partial(
@@ -62,9 +61,9 @@ class Programs:
             sampling=sampling,
             stop_ids=config.stop_ids or (run.tokenizer.eos_id,),
             max_new_tokens=config.max_new_tokens,
+            rows=self.rows,
         )
         self.draw = jax.jit(self._draw, static_argnames="count")
-        self.draw_all = jax.jit(self._draw_all, static_argnames="count")
         self.read_flops, self.draw_flops = self._flops(
             run.policy, length, length + config.max_new_tokens
         )
@@ -100,56 +99,30 @@ class Programs:
         """Arrays of filled rows, on the devices that they belong to."""
         return rows if self.layout.shards == 1 else put_batch(self.layout.mesh, rows)
 
-    def _draw_all(
-        self,
-        params: Params,
-        prefixes: Prefixes,
-        at: jax.Array,
-        number: jax.Array,
-        keys: jax.Array,
-        *,
-        count: int,
-    ) -> Continuations:
-        """As `draw`, of all traces in their order, with NONE where none is asked for.
-
-        So each device continues the traces that it holds.
-        """
-
-        def own(params: Params, of_rows: tuple) -> Continuations:
-            prefixes, at, number, keys = of_rows
-            rows = jnp.arange(len(at))
-            drawn = self._draw(params, prefixes, rows, at, number, keys, count=count)
-            return drawn.replace(computed=drawn.computed[None])
-
-        drawn = self._on_rows(own)(params, (prefixes, at, number, keys))
-        return drawn.replace(computed=jnp.sum(drawn.computed))
-
     def _draw(
         self,
         params: Params,
         prefixes: Prefixes,
-        rows: jax.Array,
         at: jax.Array,
         number: jax.Array,
         keys: jax.Array,
         *,
         count: int,
     ) -> Continuations:
-        """`count` continuations of place `at` i32[R] of traces `rows` i32[R].
+        """`count` continuations of places `at` i32[B, P] of each trace, or NONE.
 
-        number i32[R]: how many of it were drawn before.
+        number i32[B, P]: how many of a place were drawn before. Each device continues
+        the traces that it holds.
         """
-        fold = jax.vmap(jax.random.fold_in)
-        keys = fold(keys, jnp.maximum(at, 0))
-        several = lambda key, n: jax.vmap(functools.partial(jax.random.fold_in, key))(
-            n + jnp.arange(count)
-        )
-        return self._continue(
-            params,
-            prefixes.take(rows),
-            jnp.broadcast_to(at[:, None], (len(at), count)),
-            jax.vmap(several)(keys, number),
-        )
+
+        def own(params: Params, of_rows: tuple) -> Continuations:
+            prefixes, at, number, keys = of_rows
+            keys = _keys(keys, at, number, count)
+            drawn = self._continue(params, prefixes, at, keys)
+            return drawn.replace(computed=drawn.computed[None])
+
+        drawn = self._on_rows(own)(params, (prefixes, at, number, keys))
+        return drawn.replace(computed=jnp.sum(drawn.computed))
 
     def _flops(self, policy: Policy, length: int, capacity: int) -> tuple[float, float]:
         """Of a token of a trace, and of one drawn, over all that it may attend to."""
@@ -164,6 +137,19 @@ class Programs:
             count_flops(self.read, params, (traces, traces)).flops / length / rows,
             count_flops(policy.step, params, cache, row).flops,
         )
+
+
+def _keys(keys: jax.Array, at: jax.Array, number: jax.Array, count: int) -> jax.Array:
+    """key[B, P, count]: those of continuations `number` .. of a place of a trace."""
+
+    def of(key: jax.Array, at: jax.Array, number: jax.Array) -> jax.Array:
+        place = jax.random.fold_in(key, jnp.maximum(at, 0))
+        return jax.vmap(functools.partial(jax.random.fold_in, place))(
+            number + jnp.arange(count)
+        )
+
+    of_places = jax.vmap(of, in_axes=(None, 0, 0))
+    return jax.vmap(of_places)(keys, at, number)
 
 
 class Continuer:
@@ -189,47 +175,45 @@ class Continuer:
         self._traces, self._task, self._ends = traces, task, traces.ends
         tokens, ends = programs.filled(traces.tokens), programs.filled(self._ends, NONE)
         self._keys = request_keys(key, first + jnp.arange(len(tokens)))
-        self._drawn = np.zeros(self._ends.shape, int)  # continuations of each place
+        self._drawn = np.zeros(ends.shape, np.int32)  # continuations of each place
         self.continued: list[Continued] = []
         began = time.monotonic()
         self._prefixes: Prefixes = programs.read(params, programs.put((tokens, ends)))
         self._book(traces.tokens.size, programs.read_flops, began)
 
     def __call__(self, trace: np.ndarray, steps: np.ndarray, count: int) -> np.ndarray:
-        """bool[R, count]: which continuations of these beginnings end right."""
+        """bool[R, count]: which continuations of these beginnings end right.
+
+        No beginning may be asked for twice in a call.
+        """
         began = time.monotonic()
-        draw = self._draw_all if self._programs.layout.shards > 1 else self._draw
-        found, order = draw(trace, steps, count)
+        at, place = self._places(trace, steps)
+        number = np.take_along_axis(self._drawn, np.maximum(at, 0), axis=1)
+        asked = self._programs.put((at, np.where(at > NONE, number, 0)))
+        found = self._programs.draw(
+            self._params, self._prefixes, *asked, self._keys, count=count
+        )
         self._drawn[trace, steps - 1] += count
         tokens, length, computed = fetch((found.tokens, found.length, found.computed))
         self._book(int(computed), self._programs.draw_flops, began)
-        return self._grades(trace, steps, tokens[order], length[order]) >= 1
+        own = trace, place
+        return self._grades(trace, steps, tokens[own], length[own]) >= 1
 
-    def _draw(
-        self, trace: np.ndarray, steps: np.ndarray, count: int
-    ) -> tuple[Continuations, np.ndarray]:
-        """Of these traces alone, and the rows that are theirs."""
-        short = max(LEAST, 1 << (len(trace) - 1).bit_length()) - len(trace)
-        rows = np.pad(trace, (0, short))
-        at = np.pad(steps - 1, (0, short), constant_values=NONE)
-        number = self._drawn[rows, np.maximum(at, 0)]
-        place = (self._prefixes, rows, at, number, self._keys[rows])
-        found = self._programs.draw(self._params, *place, count=count)
-        return found, np.arange(len(trace))
+    def _places(
+        self, trace: np.ndarray, steps: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(i32[B, P] places of all traces, i32[R] which of them each beginning is).
 
-    def _draw_all(
-        self, trace: np.ndarray, steps: np.ndarray, count: int
-    ) -> tuple[Continuations, np.ndarray]:
-        """The same on a mesh, where each device has its traces."""
-        if len(set(trace.tolist())) < len(trace):
-            raise ValueError("a trace is continued from one place at a time on a mesh")
-        at, number = np.full(len(self._keys), NONE), np.zeros(len(self._keys), int)
-        at[trace], number[trace] = steps - 1, self._drawn[trace, steps - 1]
-        rows = (*self._programs.put((at, number)), self._keys)
-        found = self._programs.draw_all(
-            self._params, self._prefixes, *rows, count=count
-        )
-        return found, trace
+        P is 1 if no trace has two, and as many as there are otherwise: two programs.
+        """
+        B, J = self._drawn.shape
+        one = len(set(trace.tolist())) == len(trace)
+        at = np.full((B, 1 if one else J), NONE, np.int32)
+        place = np.zeros_like(trace) if one else steps - 1
+        at[trace, place] = steps - 1
+        if (at > NONE).sum() < len(trace):
+            raise ValueError("the same beginning is asked for twice in a call")
+        return at, place
 
     def _grades(
         self,

@@ -64,9 +64,8 @@ def by_rollouts(
 ) -> Labelled:
     """`rollouts` continuations of every step.
 
-    The last step of a complete trace is known by the trace's end and gets none. Steps
-    are asked about by how many come behind them, so that a call's continuations are
-    of like length.
+    The last step of a complete trace is known by the trace's end and gets none. All
+    others are asked about in one call.
 
     Args:
       steps: i32[B] of each trace.
@@ -77,17 +76,16 @@ def by_rollouts(
     steps, right, complete = _traces(steps, right, complete)
     recorder = _Recorder(succeeds, len(steps))
     value = np.zeros((len(steps), max(steps, default=0)), np.float32)
-    for behind in range(value.shape[1]):
-        at = steps - behind
-        known = complete & (behind == 0)
-        (ends,) = np.nonzero(known & (at > 0))
-        value[ends, at[ends] - 1] = right[ends]
-        (ask,) = np.nonzero(~known & (at > 0))
-        if len(ask):
-            successes = recorder(ask, at[ask], rollouts).sum(1)
-            found = soft(successes, rollouts) if kind == "soft" else hard(successes)
-            value[ask, at[ask] - 1] = found
-            recorder.queries[ask] += 1
+    there = np.arange(value.shape[1]) < steps[:, None]
+    last = np.arange(value.shape[1]) == steps[:, None] - 1
+    known = last & complete[:, None]
+    value[known] = np.broadcast_to(right[:, None], value.shape)[known]
+    trace, place = np.nonzero(there & ~known)
+    if len(trace):
+        successes = recorder(trace, place + 1, rollouts).sum(1)
+        found = soft(successes, rollouts) if kind == "soft" else hard(successes)
+        value[trace, place] = found
+        recorder.queries += np.bincount(trace, minlength=len(steps)).astype(np.int32)
     return recorder.labelled(value)
 
 

@@ -1,13 +1,14 @@
 """Continuations of the beginnings of texts: what Monte-Carlo labels are made of.
 
-In: whole traces, and places in them. Out: continuations drawn behind those places. A
-trace is read once, by `read_prefixes`; all continuations of all its beginnings attend
-to the keys and values of that one reading (`continue_from`), each up to its own place,
-so that no token of a prefix is read twice. Used as rollouts of steps by Wang et al.
-2023 (Math-Shepherd), arXiv 2312.08935.
+In: whole traces, and places in them. Out: several continuations drawn behind each of
+those places. A trace is read once, by `read_prefixes`; all continuations of all its
+beginnings attend to the keys and values of that one reading. Continuations of a place
+that begin alike are one path until they part, and a row of `continue_from` walks the
+tree of them depth first: neither a token of a prefix nor one that continuations share
+is read twice. Used as rollouts of steps by Wang et al. 2023 (Math-Shepherd), arXiv
+2312.08935.
 """
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,21 +16,15 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from o1jax.policy.attention import chunk_sizes
-from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
-from o1jax.rollout.sampling import (
-    SamplingConfig,
-    draw,
-    sampling_logprobs,
-    token_logprob,
-)
-from o1jax.types import Params
+from o1jax.rollout.requests import empty_start, free_rows
+from o1jax.rollout.sampling import SamplingConfig, draw, sampling_logprobs
+from o1jax.types import KVCache, Params
 
 NONE = -1
 TILE = 8  # traces are read in whole tiles: products over them are 7 % faster on CPU
-CHUNK = 8  # tokens of a continuation that are kept together at first; then they double
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -43,19 +38,15 @@ class Prefixes:
     value: jax.Array  # f32[B, J]    value head in front of that token
     process: jax.Array  # f32[B, J]  process head at the prefix's last token
 
-    def take(self, rows: jax.Array) -> "Prefixes":
-        """Those of traces `rows` i32[b], in that order."""
-        return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), self)
-
 
 @flax.struct.dataclass(kw_only=True)
 class Continuations:
-    """What was drawn behind M prefixes of each trace, without the prefix itself."""
+    """M continuations of each of P prefixes of each trace, without the prefix."""
 
-    tokens: jax.Array  # i32[B, M, S]   right-padded with 0
-    logprob: jax.Array  # f32[B, M, S]  of the sampling distribution; 0 on padding
-    length: jax.Array  # i32[B, M]      0 where none was asked for
-    finished: jax.Array  # bool[B, M]   a stop token was drawn (it is the last token)
+    tokens: jax.Array  # i32[B, P, M, S]   right-padded with 0
+    logprob: jax.Array  # f32[B, P, M, S]  of the sampling distribution; 0 on padding
+    length: jax.Array  # i32[B, P, M]      0 where none was asked for
+    finished: jax.Array  # bool[B, P, M]   a stop token was drawn (it is the last one)
     computed: jax.Array  # i32[]  tokens that were read, those of idle rows too
 
 
@@ -92,6 +83,35 @@ def read_prefixes(
     )
 
 
+class _Found(NamedTuple):
+    """What is known of the continuations of Q prefixes."""
+
+    tokens: jax.Array  # i32[Q, M, S]
+    logprob: jax.Array  # f32[Q, M, S]
+    length: jax.Array  # i32[Q, M]
+    finished: jax.Array  # bool[Q, M]
+
+
+class _Walks(NamedTuple):
+    """A path in the tree of a prefix's continuations, for each of R rows."""
+
+    request: jax.Array  # i32[R]  whose tree it is; Q where the row is free
+    begin: jax.Array  # i32[R]    tokens of the prefix
+    depth: jax.Array  # i32[R]    tokens of the path, all read
+    next: jax.Array  # f32[R, V]  log-probs of the one behind it
+    going: jax.Array  # bool[R, M]  continuations that begin with the whole path
+    left: jax.Array  # i32[R, M]  depth at which one left the path; NONE: it waits not
+    token: jax.Array  # i32[R, M]  the last one drawn of each
+    cache: KVCache
+
+
+class _Loop(NamedTuple):
+    step: jax.Array  # i32[]
+    waiting: jax.Array  # i32[]  the first request that no row has taken
+    walks: _Walks
+    found: _Found
+
+
 def continue_from(
     policy: Policy,
     params: Params,
@@ -102,173 +122,140 @@ def continue_from(
     sampling: SamplingConfig,
     stop_ids: tuple[int, ...],
     max_new_tokens: int,
-    rows: int = 0,
+    rows: int,
 ) -> Continuations:
-    """Draws a continuation behind prefix `at` of each trace, M times.
+    """Draws M continuations behind each prefix `at` of each trace.
 
-    Rows that are drawn together run until the longest has ended, so ask in one call for
-    prefixes that have about as much in front of them, such as the same step of all
-    traces.
+    A row that has walked the tree of a prefix takes the next one, those in front of
+    early places first, since these are the longest.
 
     Args:
-      at: i32[B, M], which of the J prefixes; -1 draws nothing, and so does a prefix
+      at: i32[B, P], which of the J prefixes; -1 draws nothing, and so does a prefix
         that is not there.
-      keys: key[B, M]. What is drawn depends on the prefix and its own key alone.
-      rows: drawn together, at most, but at least a trace's. 0: all; on CPU 64, whose
-        keys and values stay in its cache (a quarter faster than 512 at once).
+      keys: key[B, P, M]. What is drawn depends on the prefix and its own key alone.
+      rows: prefixes that are continued at once, at most.
     """
-    B, M = at.shape
-    chex.assert_shape(keys, (B, M))
+    B, P, M = keys.shape
+    chex.assert_shape(at, (B, P))
     chex.assert_axis_dimension(prefixes.length, 0, B)
-    rows = rows or (64 if jax.default_backend() == "cpu" else B * M)
-    group = min(B, max(1, rows // M))
+    Q, S = B * P, max_new_tokens
+    R = min(rows, Q)
     params = policy.unstack(params)
-    # The last group is filled up with the last trace, which ends when that one does.
-    index = jnp.minimum(jnp.arange(-(-B // group) * group), B - 1).reshape(-1, group)
-    draw_some = lambda index: _continue(
-        policy,
-        params,
-        prefixes.take(index),
-        at[index],
-        keys[index],
-        sampling,
-        stop_ids,
-        max_new_tokens,
-    )
-    drawn = jax.lax.map(draw_some, index)
-    together = lambda x: x.reshape(-1, *x.shape[2:])[:B]
-    return Continuations(
-        tokens=together(drawn.tokens),
-        logprob=together(drawn.logprob),
-        length=together(drawn.length),
-        finished=together(drawn.finished),
-        computed=jnp.sum(drawn.computed),
-    )
-
-
-class _Drawn(NamedTuple):
-    """R continuations so far."""
-
-    going: jax.Array  # bool[R]  another token is to come
-    token: jax.Array  # i32[R]  the last one
-    tokens: jax.Array  # i32[R, S]
-    logprob: jax.Array  # f32[R, S]
-    length: jax.Array  # i32[R]
-    finished: jax.Array  # bool[R]
-
-
-# (what is drawn, t, log-probs f32[R, V]) -> what is drawn with token t
-_Emit = Callable[[_Drawn, jax.Array | int, jax.Array], _Drawn]
-
-
-def _continue(
-    policy: Policy,
-    params: Params,
-    prefixes: Prefixes,
-    at: jax.Array,
-    keys: jax.Array,
-    sampling: SamplingConfig,
-    stop_ids: tuple[int, ...],
-    max_new_tokens: int,
-) -> Continuations:
-    """All rows at once."""
-    B, M = at.shape
-    R, S = B * M, max_new_tokens
     place = jnp.maximum(at, 0)
-    of_place = lambda x: jnp.take_along_axis(
-        x, jnp.expand_dims(place, range(2, x.ndim)), axis=1
-    ).reshape(R, *x.shape[2:])
-    length = of_place(prefixes.length)
+    length = jnp.where(at > NONE, jnp.take_along_axis(prefixes.length, place, 1), 0)
+    asked = (length > 0).reshape(-1)
+    order = jnp.argsort(jnp.where(asked, at.reshape(-1), prefixes.length.shape[1]))
+    last = jnp.sum(asked)
     uniform = jax.vmap(partial(jax.random.uniform, shape=(S,)))(keys.reshape(-1))
+    uniform = uniform.reshape(Q, M, S)
 
-    def emit(drawn: _Drawn, t: jax.Array | int, logprobs: jax.Array) -> _Drawn:
-        going = drawn.going
-        token = draw(uniform[:, t], logprobs, sampling)
+    def read_in(loop: _Loop, count: int) -> _Loop:
+        """Gives free rows, `count` at most, to the prefixes that wait."""
+        walks = loop.walks
+        slots, queued = free_rows(walks.request, loop.waiting, Q, count)
+        request = order[jnp.minimum(queued, Q - 1)]
+        trace, which = request // P, place.reshape(-1)[request]
+        taken = (queued < last)[:, None]
+        fresh = _Walks(
+            request=jnp.where(queued < last, request, Q),
+            begin=length.reshape(-1)[request],
+            depth=jnp.zeros(count, jnp.int32),
+            next=prefixes.next[trace, which],
+            going=jnp.broadcast_to(taken, (count, M)),
+            left=jnp.full((count, M), NONE),
+            token=jnp.zeros((count, M), jnp.int32),
+            cache=_copied(prefixes, trace, walks.cache),
+        )
+        fill = lambda old, new: old.at[slots].set(new, mode="drop")
+        walks = jax.tree.map(fill, walks, fresh)
+        return loop._replace(waiting=loop.waiting + count, walks=walks)
+
+    def emit(loop: _Loop) -> tuple[_Loop, jax.Array]:
+        """Draws for all that go along; each row turns to a path that goes on."""
+        walks, found = loop.walks, loop.found
+        busy, depth = walks.request < Q, walks.depth[:, None]
+        given = uniform[jnp.minimum(walks.request, Q - 1), :, walks.depth]
+        draw_one = lambda u: draw(u, walks.next, sampling)
+        token = jax.vmap(draw_one, in_axes=1, out_axes=1)(given)
         stopped = jnp.isin(token, jnp.array(stop_ids, jnp.int32))
-        put = lambda rows, new: rows.at[:, t].set(jnp.where(going, new, 0))
-        return _Drawn(
-            going=going & ~stopped & (t + 1 < S),
+        row = jnp.where(walks.going, walks.request[:, None], Q)
+        own = row, jnp.arange(M)[None]
+        put = lambda array, new, *where: array.at[*own, *where].set(new, mode="drop")
+        found = _Found(
+            tokens=put(found.tokens, token, depth),
+            logprob=put(
+                found.logprob, jnp.take_along_axis(walks.next, token, -1), depth
+            ),
+            length=put(found.length, jnp.broadcast_to(depth + 1, row.shape)),
+            finished=put(found.finished, stopped),
+        )
+        token = jnp.where(walks.going, token, walks.token)
+        goes_on = walks.going & ~stopped & (depth + 1 < S)
+        left = jnp.where(walks.going, jnp.where(goes_on, depth, NONE), walks.left)
+        # All that wait at the deepest place came there by one path, which is the row's.
+        deepest, one = jnp.max(left, axis=1), jnp.argmax(left, axis=1)
+        taken = jnp.take_along_axis(token, one[:, None], axis=1)
+        busy &= deepest > NONE
+        going = busy[:, None] & (left == deepest[:, None]) & (token == taken)
+        walks = walks._replace(
+            request=jnp.where(busy, walks.request, Q),
+            depth=jnp.where(busy, deepest + 1, 0),
+            going=going,
+            left=jnp.where(going, NONE, left),
             token=token,
-            tokens=put(drawn.tokens, token),
-            logprob=put(drawn.logprob, token_logprob(logprobs, token)),
-            length=drawn.length + going,
-            finished=drawn.finished | (going & stopped),
+            cache=walks.cache.replace(length=jnp.where(busy, walks.begin + deepest, 0)),
         )
+        return loop._replace(walks=walks, found=found), taken[:, 0]
 
-    zeros = jnp.zeros(R, jnp.int32)
-    drawn = _Drawn(
-        going=(at.reshape(-1) > NONE) & (length > 0),
-        token=zeros,
-        tokens=jnp.zeros((R, S), jnp.int32),
-        logprob=jnp.zeros((R, S)),
-        length=zeros,
-        finished=jnp.zeros(R, bool),
+    def refillable(loop: _Loop) -> jax.Array:
+        free = jnp.sum(loop.walks.request == Q)
+        return (loop.waiting < last) & (free >= refill)
+
+    def body(loop: _Loop) -> _Loop:
+        if R < Q:
+            loop = jax.lax.while_loop(refillable, lambda x: read_in(x, refill), loop)
+        loop, token = emit(loop)
+        output, cache = policy.step(params, loop.walks.cache, token)
+        logprobs = sampling_logprobs(output.logits, sampling)
+        walks = loop.walks._replace(next=logprobs, cache=cache)
+        return loop._replace(step=loop.step + 1, walks=walks)
+
+    def unfinished(loop: _Loop) -> jax.Array:
+        return jnp.any(loop.walks.request < Q) | (loop.waiting < last)
+
+    refill = max(1, R // 16)
+    _, cache = empty_start(policy, params, R, capacity=prefixes.k[0].shape[2] + S)
+    none = jnp.zeros(R, jnp.int32)
+    walks = _Walks(
+        request=none + Q,
+        begin=none,
+        depth=none,
+        next=jnp.zeros((R, prefixes.next.shape[-1])),
+        going=jnp.zeros((R, M), bool),
+        left=jnp.full((R, M), NONE),
+        token=jnp.zeros((R, M), jnp.int32),
+        cache=cache,
     )
-    drawn = emit(drawn, 0, of_place(prefixes.next))
-    slot = jnp.arange(prefixes.k[0].shape[2])
-    held = [Context(prefixes.k, prefixes.v, (slot[None] < length[:, None])[:, None])]
-    begin = 0
-    for size in chunk_sizes(S - 1, CHUNK) if S > 1 else ():  # the last is not read
-        drawn, chunk = _read_chunk(
-            policy, params, drawn, begin, size, length, held, emit, sampling
-        )
-        held.append(chunk)
-        begin += size
-    shape = lambda x: x.reshape(B, M, *x.shape[1:])
-    return Continuations(
-        tokens=shape(drawn.tokens),
-        logprob=shape(drawn.logprob),
-        length=shape(drawn.length),
-        finished=shape(drawn.finished),
-        computed=jnp.maximum(jnp.max(drawn.length) - 1, 0) * R,
+    found = _Found(
+        tokens=jnp.zeros((Q, M, S), jnp.int32),
+        logprob=jnp.zeros((Q, M, S)),
+        length=jnp.zeros((Q, M), jnp.int32),
+        finished=jnp.zeros((Q, M), bool),
     )
+    loop = _Loop(jnp.int32(0), jnp.int32(0), walks, found)
+    loop = jax.lax.while_loop(unfinished, body, read_in(loop, R))
+    found = jax.tree.map(lambda x: x.reshape(B, P, *x.shape[1:]), loop.found)
+    return Continuations(**found._asdict(), computed=loop.step * R)
 
 
-def _read_chunk(
-    policy: Policy,
-    params: Params,
-    drawn: _Drawn,
-    begin: int,
-    size: int,
-    length: jax.Array,
-    held: Sequence[Context],
-    emit: _Emit,
-    sampling: SamplingConfig,
-) -> tuple[_Drawn, Context]:
-    """Reads tokens begin .. begin + size - 1 of all rows; each gives the next one.
+def _copied(prefixes: Prefixes, trace: jax.Array, like: KVCache) -> KVCache:
+    """Keys and values of traces i32[R], in a cache with chunks like those of `like`."""
+    sizes = [chunk.shape[2] for chunk in like.k[0]]
+    room = sum(sizes) - prefixes.k[0].shape[2]
 
-    A chunk has keys and values of its own, so that the first tokens of a continuation
-    do not attend to room for the last ones.
-    """
-    R = length.shape[0]
-    slot = begin + jnp.arange(size)
+    def pages(x: jax.Array) -> tuple[jax.Array, ...]:
+        x = jnp.pad(x[trace], ((0, 0), (0, 0), (0, room), (0, 0)))
+        return tuple(jnp.split(x, np.cumsum(sizes)[:-1], axis=2))
 
-    def keep(pages: tuple, new: tuple, t: jax.Array) -> tuple:
-        """With those of token t - 1; written late, see branch.draw_step."""
-        put = lambda page, new: jax.lax.dynamic_update_slice_in_dim(
-            page, new, jnp.maximum(t - 1 - begin, 0), axis=2
-        )
-        return jax.tree.map(put, pages, new)
-
-    def read(carry: tuple) -> tuple:
-        t, new, pages, drawn = carry
-        pages = keep(pages, new, t)
-        output, *new = policy.extend(
-            params,
-            drawn.token[:, None],
-            (length + t)[:, None],
-            [*held, Context(*pages, (slot < t)[None, None])],
-            at=jnp.zeros((R, 1), jnp.int32),
-        )
-        logprobs = sampling_logprobs(output.logits[:, 0], sampling)
-        return t + 1, tuple(new), pages, emit(drawn, t + 1, logprobs)
-
-    page = lambda x: jnp.zeros((R, x.shape[1], size, x.shape[3]), x.dtype)
-    pages = jax.tree.map(page, (held[0].k, held[0].v))
-    new = jax.tree.map(lambda x: x[:, :, :1], pages)
-    t, new, pages, drawn = jax.lax.while_loop(
-        lambda carry: (carry[0] < begin + size) & jnp.any(carry[-1].going),
-        read,
-        (jnp.int32(begin), new, pages, drawn),
-    )
-    return drawn, Context(*keep(pages, new, t), jnp.ones((1, 1, size), bool))
+    k, v = (tuple(map(pages, x)) for x in (prefixes.k, prefixes.v))
+    return KVCache(k=k, v=v, length=jnp.zeros(len(trace), jnp.int32))

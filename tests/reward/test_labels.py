@@ -18,7 +18,7 @@ from o1jax.reward.labels import (
     soft,
     step_labels,
 )
-from o1jax.rollout.continuation import continue_from, read_prefixes
+from o1jax.rollout.continuation import NONE, continue_from, read_prefixes
 from o1jax.rollout.sampling import SamplingConfig
 
 V = 12
@@ -69,7 +69,12 @@ def policy_rollouts(policy, params, seed):
     prefixes = read(params, jnp.asarray(traces()), ends)
     draw = jax.jit(
         functools.partial(
-            continue_from, policy, sampling=PLAIN, stop_ids=(STOP,), max_new_tokens=2
+            continue_from,
+            policy,
+            sampling=PLAIN,
+            stop_ids=(STOP,),
+            max_new_tokens=2,
+            rows=16,
         )
     )
     calls = []
@@ -77,10 +82,12 @@ def policy_rollouts(policy, params, seed):
     def succeeds(trace, steps, count):
         calls.append(steps)
         key = jax.random.fold_in(jax.random.key(seed), len(calls))
-        keys = jax.random.split(key, (len(trace), count))
-        at = jnp.repeat(jnp.asarray(steps - 1)[:, None], count, axis=1)
-        drawn = draw(params, prefixes.take(jnp.asarray(trace)), at, keys)
-        return ends_right(*np.moveaxis(np.asarray(drawn.tokens), -1, 0))
+        keys = jax.random.split(key, (B, STEPS, count))
+        at = np.full((B, STEPS), NONE)
+        at[trace, steps - 1] = steps - 1
+        drawn = draw(params, prefixes, at, keys)
+        tokens = np.asarray(drawn.tokens)[trace, steps - 1]
+        return ends_right(*np.moveaxis(tokens, -1, 0))
 
     return succeeds
 
@@ -222,7 +229,7 @@ def test_traces_without_a_step_or_a_doubt_ask_nothing():
 # Every step.
 
 
-def test_every_step_is_asked_from_the_back_and_the_end_is_known():
+def test_every_step_is_asked_in_one_call_and_the_end_is_known():
     """Traces of 3 and 1 steps and one of 2 that was cut off."""
     asked = []
 
@@ -233,7 +240,7 @@ def test_every_step_is_asked_from_the_back_and_the_end_is_known():
     args = [3, 1, 2], [False, True, False], succeeds
     complete = [True, True, False]
     found = by_rollouts(*args, rollouts=4, complete=complete)
-    assert asked == [[(2, 2)], [(0, 2), (2, 1)], [(0, 1)]]
+    assert asked == [[(0, 1), (0, 2), (2, 1), (2, 2)]]
     quarter = [[0.25, 0.5, 0.0], [1.0, 0.0, 0.0], [0.25, 0.5, 0.0]]
     np.testing.assert_array_equal(found.value, quarter)
     np.testing.assert_array_equal(found.used, [8, 0, 8])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_sampler_distribution import p_value
 
-from o1jax.rollout.continuation import continue_from, read_prefixes
+from o1jax.rollout.continuation import NONE, continue_from, read_prefixes
 from o1jax.rollout.decode import SamplerConfig, build_sampler
 from o1jax.rollout.sampling import SamplingConfig, sampling_logprobs
 from o1jax.types import Prompts
@@ -36,7 +36,7 @@ def forward(policy):
 
 
 @functools.cache
-def drawer(policy, sampling, *, stop_ids=(0,), room=4, rows=0):
+def drawer(policy, sampling, *, stop_ids=(0,), room=4, rows=64):
     draw = functools.partial(
         continue_from,
         policy,
@@ -45,7 +45,14 @@ def drawer(policy, sampling, *, stop_ids=(0,), room=4, rows=0):
         max_new_tokens=room,
         rows=rows,
     )
-    return jax.jit(draw)
+
+    def one_of_each(params, prefixes, at, keys):
+        """A continuation of each place i32[B, P]: fields without their third axis."""
+        drawn = draw(params, prefixes, at, keys[..., None])
+        single = lambda x: x[:, :, 0] if x.ndim else x
+        return jax.tree.map(single, drawn)
+
+    return jax.jit(one_of_each)
 
 
 def all_prefixes(make, sampling, at, keys, *, tokens=TOKENS, layers=1, **options):
@@ -158,7 +165,8 @@ def test_a_continuation_depends_on_its_prefix_and_key_alone(make):
     wide = jnp.pad(TOKENS[::-1], ((0, 1), (0, 5)), constant_values=3)
     ends = jnp.concatenate([ENDS[::-1], jnp.full((1, 3), -1)])
     prefixes = reader(policy, PLAIN)(params, wide, ends)
-    prefixes = prefixes.take(jnp.array([1, 2, 0]))  # trace 0, none, trace 1
+    of_all = jnp.array([1, 2, 0])  # trace 0, none, trace 1
+    prefixes = jax.tree.map(lambda x: x[of_all], prefixes)
     shuffled = jnp.array([[0, 1, 1], [0, 1, -1], [1, 2, 0]])
     keys = jnp.stack([keys[0, ::-1], keys[1], keys[1, ::-1]])
     found = drawer(policy, PLAIN)(params, prefixes, shuffled, keys)
@@ -170,36 +178,95 @@ def test_a_continuation_depends_on_its_prefix_and_key_alone(make):
     # Nothing was asked of the middle row, and nothing came.
     for name in ("tokens", "logprob", "length", "finished"):
         assert not np.asarray(getattr(found, name)[1]).any()
-    assert found.computed == 9 * (found.length.max() - 1)  # the last is not read
 
 
-def test_rows_in_turns_draw_the_same_and_compute_less(make):
-    """Groups of 2 and 1 traces: each stops with its own longest row."""
-    _, policy, params = make(layers=1)
-    flat = SamplingConfig(temperature=2.0)
-    prefixes = reader(policy, flat)(params, TOKENS, ENDS)
-    prefixes = prefixes.take(jnp.array([0, 1, 0]))
-    at = jnp.array([[0, 2], [1, 2], [1, -1]])
-    keys = key_grid(3, 2, seed=1)
-    whole = drawer(policy, flat, stop_ids=(1, 4))(params, prefixes, at, keys)
-    parts = drawer(policy, flat, stop_ids=(1, 4), rows=5)(params, prefixes, at, keys)
+FLAT = SamplingConfig(temperature=2.0)
+STOPS = (1, 4)
+
+
+@functools.cache
+def several(policy, sampling, *, stop_ids, room, rows):
+    draw = functools.partial(continue_from, policy, sampling=sampling)
+    shape = {"stop_ids": stop_ids, "max_new_tokens": room, "rows": rows}
+    return jax.jit(functools.partial(draw, **shape))
+
+
+@pytest.mark.parametrize("sampling", [FLAT, SamplingConfig(temperature=0.5)], ids=str)
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_continuations_that_begin_alike_are_those_drawn_one_by_one(
+    make, sampling, rows
+):
+    """Paths are shared as long as they agree, whichever rows walk the trees."""
+    _, policy, params = make(layers=2)
+    prefixes = reader(policy, sampling)(params, TOKENS, ENDS)
+    at, M = jnp.array([[2, 0, NONE, 1], [0, NONE, 2, 0]]), 16
+    keys = key_grid(2, 4, M, seed=3)
+    shape = {"stop_ids": (0, 4), "room": 7}
+    found = several(policy, sampling, rows=rows, **shape)(params, prefixes, at, keys)
+    alone = drawer(policy, sampling, **shape)
+    beside = lambda x: jnp.repeat(x, M, axis=1)
+    one = alone(params, prefixes, beside(at), keys.reshape(2, 4 * M))
+    together = lambda x: np.asarray(x).reshape(2, 4, M, *x.shape[2:])
     for name in ("tokens", "length", "finished"):
-        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
-    np.testing.assert_allclose(parts.logprob, whole.logprob, atol=1e-5)
-    longest = np.asarray(whole.length).max(1)
-    read = longest - 1  # the last token of a row is not read
-    assert whole.computed == 6 * read.max()
-    assert parts.computed == 4 * read[:2].max() + 4 * read[2]  # one is filled up
-    assert longest[2] < longest[:2].max()
+        expected = together(getattr(one, name))
+        np.testing.assert_array_equal(getattr(found, name), expected)
+    np.testing.assert_allclose(found.logprob, together(one.logprob), atol=1e-5)
+    different = len(np.unique(np.asarray(found.tokens).reshape(8 * M, -1), axis=0))
+    assert 8 < different < 5 * M  # or there is little to see: 5 places are asked for
+
+
+def beginnings(tokens, length):
+    """Different beginnings that a reader of these continuations must read.
+
+    What follows a continuation's last token is asked of nobody.
+    """
+    texts = [tuple(t[:n]) for t, n in zip(tokens.tolist(), length.tolist())]
+    return len({t[:n] for t in texts for n in range(1, len(t))})
+
+
+def test_a_row_reads_each_different_beginning_once(make):
+    """And one more for each prefix, as the last token of it is not followed."""
+    _, policy, params = make(layers=1)
+    prefixes = reader(policy, FLAT)(params, TOKENS, ENDS)
+    at, M, room = jnp.arange(3)[None].repeat(2, 0), 32, 5
+    keys = key_grid(2, 3, M, seed=1)
+    draw = several(policy, FLAT, stop_ids=STOPS, room=room, rows=1)
+    found = draw(params, prefixes, at, keys)
+    tokens, length = np.asarray(found.tokens), np.asarray(found.length)
+    read = sum(
+        beginnings(tokens[b, p], length[b, p]) for b in range(2) for p in range(3)
+    )
+    assert found.computed == read + 6
+    assert read < (length - 1).sum()
+
+
+def test_rows_take_other_prefixes_when_they_are_done(make):
+    """Of two rows none waits for the other, so both together take half as long."""
+    _, policy, params = make(layers=1)
+    prefixes = reader(policy, FLAT)(params, TOKENS, ENDS)
+    at = jnp.tile(jnp.arange(3), (2, 8))
+    keys = key_grid(2, 24, 2, seed=1)
+    steps = {}
+    for rows in (1, 2):
+        draw = several(policy, FLAT, stop_ids=STOPS, room=5, rows=rows)
+        steps[rows] = int(draw(params, prefixes, at, keys).computed) / rows
+    assert steps[2] <= steps[1] / 2 + 2 * 5
+
+
+def test_nothing_is_read_where_nothing_is_asked(make):
+    _, policy, params = make(layers=1)
+    prefixes = reader(policy, PLAIN)(params, TOKENS, ENDS)
+    at = jnp.full((2, 3), NONE)
+    draw = several(policy, PLAIN, stop_ids=STOPS, room=5, rows=2)
+    found = draw(params, prefixes, at, key_grid(2, 3, 2))
+    assert not any(np.asarray(x).any() for x in jax.tree.leaves(found))
 
 
 def test_a_stop_token_ends_its_own_row_alone(make):
     """Also as the first token, which is drawn from what was read before."""
-    stops = (1, 4)
-    flat = SamplingConfig(temperature=2.0)
     at = jnp.tile(jnp.arange(3), (2, 8))
-    drawn = all_prefixes(make, flat, at, key_grid(2, 24), stop_ids=stops)
-    ended = np.isin(np.asarray(drawn.tokens), stops)
+    drawn = all_prefixes(make, FLAT, at, key_grid(2, 24), stop_ids=STOPS)
+    ended = np.isin(np.asarray(drawn.tokens), STOPS)
     np.testing.assert_array_equal(ended.any(-1), drawn.finished)
     length = np.where(ended.any(-1), ended.argmax(-1) + 1, 4)
     np.testing.assert_array_equal(length, drawn.length)
