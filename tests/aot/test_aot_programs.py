@@ -106,7 +106,7 @@ Payment.refresh_every = 2
     found = {p.label: p for p in programs(run) if p.main}
     assert {
         "reward: read 256 traces",
-        "reward: continue 256 x 3",
+        "reward: continue 256 x 16 x 3",
         "improve: merge adapters",
         "improve: update of reward",
     } < set(found)
@@ -118,9 +118,9 @@ Payment.refresh_every = 2
     numbers = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     assert numbers(state.params) < 0.4 * numbers(first)  # of rank 2, and two networks
     # Keys and values of a call's traces: 256 rows over 4 shards, 2 layers, 2 heads.
-    prefixes = found["reward: continue 256 x 3"].arguments[1]
+    prefixes = found["reward: continue 256 x 16 x 3"].arguments[1]
     assert all(x.sharding.shard_shape(x.shape)[0] == 64 for x in (*prefixes.k,))
-    for name in ("reward: continue 256 x 3", "improve: update", "improve: critic"):
+    for name in ("reward: continue 256 x 16 x 3", "improve: update", "improve: critic"):
         found[name].fn.lower(*found[name].arguments)
 
 
