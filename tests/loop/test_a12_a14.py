@@ -224,6 +224,8 @@ def test_a13_asks_for_gains_on_longer_problems():
     assert passed(a13.analyse(thirteen())) == [True] * 6
     none = thirteen(**{a13.NONE: (0.8, 0.6)})
     assert passed(a13.analyse(none)) == [True, False, False, True, True, True]
+    nobody = thirteen(**{name: (0.8, 0.0) for name in a13.TEXTS})
+    assert passed(a13.analyse(nobody)) == [True, False, False, False, True, True]
     dear = thirteen(**{a13.NONE: (1.0, 0.3)})
     assert passed(a13.analyse(dear))[4] is False
     never = thirteen()

@@ -41,11 +41,11 @@ def above(evidence: Evidence, a: str, b: str, kind: str) -> Check:
 
 
 def not_below(evidence: Evidence, a: str, b: str, kind: str, slack: float) -> Check:
-    """a is nowhere in its interval below b by more than `slack`."""
+    """a is nowhere in its interval below b by more than `slack`, and right at times."""
     found = scores(evidence, a, kind), scores(evidence, b, kind)
     return Check(
-        f"{KINDS[kind]}: {a} not below {b} by more than {slack:g}",
-        paired_bootstrap(*found).lo >= -slack,
+        f"{KINDS[kind]}: {a} not below {b} by more than {slack:g}, and not 0",
+        bool(paired_bootstrap(*found).lo >= -slack and found[0].any()),
         between(*found),
     )
 
