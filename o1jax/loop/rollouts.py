@@ -36,6 +36,11 @@ from o1jax.tasks.task import Task
 from o1jax.types import Params
 
 
+# Prefixes that a CPU continues at once: products over more rows are no faster there for
+# a small policy, and a search for the first error asks for too few to keep them busy.
+CPU_ROWS = 32
+
+
 class Continued(NamedTuple):
     """Texts that continue beginnings of traces; flat, in the order asked for."""
 
@@ -53,6 +58,8 @@ class Programs:
         self.layout, self._unstack = decoding(run), run.policy.unstack
         self._from = self._placed = None
         self.rows = max(1, config.rows // self.layout.shards)  # that each one works on
+        if jax.default_backend() == "cpu":
+            self.rows = min(self.rows, CPU_ROWS)
         read = functools.partial(read_prefixes, run.policy, sampling=sampling)
         self.read = jax.jit(self._on_rows(lambda params, rows: read(params, *rows)))
         self._continue = functools.partial(
