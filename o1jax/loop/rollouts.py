@@ -35,7 +35,6 @@ from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Task
 from o1jax.types import Params
 
-
 # Prefixes that a CPU continues at once: products over more rows are no faster there for
 # a small policy, and a search for the first error asks for too few to keep them busy.
 CPU_ROWS = 32
