@@ -100,7 +100,7 @@ def _part(one: Found) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _number(claim: str) -> tuple[str, int]:
-    """A2 before A10."""
-    letters, digits = re.fullmatch(r"(\D*)(\d*).*", claim).groups()
-    return letters, int(digits or 0)
+def _number(claim: str) -> tuple[str, int, str]:
+    """A2 before A10, and A13 before A13V."""
+    letters, digits, rest = re.fullmatch(r"(\D*)(\d*)(.*)", claim).groups()
+    return letters, int(digits or 0), rest

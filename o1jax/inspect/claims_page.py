@@ -114,8 +114,9 @@ def _claim(one: Found) -> str:
         f"<td>{escape(check['name'])}</td><td>{escape(check['found'])}</td></tr>"
         for check in content["checks"]
     )
+    seeds = content["seeds"]
     facts = (
-        f"{content['seeds']} seeds, {content['tier']} tier, "
+        f"{seeds} seed{'s' * (seeds > 1)}, {content['tier']} tier, "
         f"{_compute(one.flops, [content])}, {content['device']}, {content['date']}"
     )
     return (

@@ -189,6 +189,9 @@ def test_the_page_of_the_results_of_this_repository(tmp_path, capsys):
     names = {file.parent.name for file in results.glob("*/results.json")}
     assert names and all(f'<section id="{name}">' in page for name in names)
     assert "Published (" in page and "): </p>" not in page
+    order = ("A1", "A2", "A9", "A10", "A13", "A13V", "A14")
+    places = [page.index(f'<section id="{name}">') for name in order]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(
