@@ -150,9 +150,11 @@ def labelling(
     )
     prefixes = on(jax.eval_shape(made.read, params, text))
     of_places = array(rows, places), array(rows, places), keys(rows)
-    queue = rows // layout.shards * places
-    each = min(made.rows, queue)
-    reads = math.ceil(queue / each) * count * run.experiment.sampler.max_new_tokens
+    own = rows // layout.shards
+    queue = own * places * (1 if made.together else count)
+    each = min(made.rows or own * count, queue)
+    tokens = run.experiment.sampler.max_new_tokens * (count if made.together else 1)
+    reads = math.ceil(queue / each) * tokens
     yield Program(
         stage,
         f"continue {rows} x {places} x {count}",

@@ -35,8 +35,8 @@ from o1jax.rollout.sampling import SamplingConfig
 from o1jax.tasks.task import Task
 from o1jax.types import Params
 
-# Prefixes that a CPU continues at once: products over more rows are no faster there for
-# a small policy, and a search for the first error asks for too few to keep them busy.
+# That a CPU decodes at once: products over more rows are no faster there for a small
+# policy, and a search for the first error asks for too few to keep them busy.
 CPU_ROWS = 32
 
 
@@ -56,9 +56,8 @@ class Programs:
         config = run.experiment.sampler
         self.layout, self._unstack = decoding(run), run.policy.unstack
         self._from = self._placed = None
-        self.rows = max(1, config.rows // self.layout.shards)  # that each one works on
-        if jax.default_backend() == "cpu":
-            self.rows = min(self.rows, CPU_ROWS)
+        self.together = jax.default_backend() == "cpu"
+        self.rows = min(config.rows, CPU_ROWS) if self.together else 0
         read = functools.partial(read_prefixes, run.policy, sampling=sampling)
         self.read = jax.jit(self._on_rows(lambda params, rows: read(params, *rows)))
         self._continue = functools.partial(
@@ -68,6 +67,7 @@ class Programs:
             stop_ids=config.stop_ids or (run.tokenizer.eos_id,),
             max_new_tokens=config.max_new_tokens,
             rows=self.rows,
+            together=self.together,
         )
         self.draw = jax.jit(self._draw, static_argnames="count")
         self.read_flops, self.draw_flops = self._flops(

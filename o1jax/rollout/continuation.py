@@ -122,7 +122,8 @@ def continue_from(
     sampling: SamplingConfig,
     stop_ids: tuple[int, ...],
     max_new_tokens: int,
-    rows: int,
+    rows: int = 0,
+    together: bool = True,
 ) -> Continuations:
     """Draws M continuations behind each prefix `at` of each trace.
 
@@ -133,10 +134,28 @@ def continue_from(
       at: i32[B, P], which of the J prefixes; -1 draws nothing, and so does a prefix
         that is not there.
       keys: key[B, P, M]. What is drawn depends on the prefix and its own key alone.
-      rows: prefixes that are continued at once, at most.
+      rows: decoded at once, at most; 0: M for each trace.
+      together: the continuations of a prefix share a row, one behind the other, and
+        what they begin with. Else each has a row of its own, which takes more tokens
+        and fewer steps: what pays where a step of many rows costs that of a few.
     """
     B, P, M = keys.shape
     chex.assert_shape(at, (B, P))
+    rows = rows or B * M
+    if not together and M > 1:
+        drawn = continue_from(
+            policy,
+            params,
+            prefixes,
+            jnp.repeat(at, M, axis=1),
+            keys.reshape(B, P * M, 1),
+            sampling=sampling,
+            stop_ids=stop_ids,
+            max_new_tokens=max_new_tokens,
+            rows=rows,
+        )
+        own = lambda x: x.reshape(B, P, M, *x.shape[3:]) if x.ndim else x
+        return jax.tree.map(own, drawn)
     chex.assert_axis_dimension(prefixes.length, 0, B)
     Q, S = B * P, max_new_tokens
     R = min(rows, Q)

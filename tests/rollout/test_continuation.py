@@ -185,16 +185,18 @@ STOPS = (1, 4)
 
 
 @functools.cache
-def several(policy, sampling, *, stop_ids, room, rows):
+def several(policy, sampling, *, stop_ids, room, rows, together=True):
     draw = functools.partial(continue_from, policy, sampling=sampling)
     shape = {"stop_ids": stop_ids, "max_new_tokens": room, "rows": rows}
-    return jax.jit(functools.partial(draw, **shape))
+    return jax.jit(functools.partial(draw, together=together, **shape))
 
 
 @pytest.mark.parametrize("sampling", [FLAT, SamplingConfig(temperature=0.5)], ids=str)
-@pytest.mark.parametrize("rows", [1, 3, 64])
+@pytest.mark.parametrize(
+    "rows, together", [(1, True), (3, True), (64, True), (0, False)]
+)
 def test_continuations_that_begin_alike_are_those_drawn_one_by_one(
-    make, sampling, rows
+    make, sampling, rows, together
 ):
     """Paths are shared as long as they agree, whichever rows walk the trees."""
     _, policy, params = make(layers=2)
@@ -202,7 +204,8 @@ def test_continuations_that_begin_alike_are_those_drawn_one_by_one(
     at, M = jnp.array([[2, 0, NONE, 1], [0, NONE, 2, 0]]), 16
     keys = key_grid(2, 4, M, seed=3)
     shape = {"stop_ids": (0, 4), "room": 7}
-    found = several(policy, sampling, rows=rows, **shape)(params, prefixes, at, keys)
+    draw = several(policy, sampling, rows=rows, together=together, **shape)
+    found = draw(params, prefixes, at, keys)
     alone = drawer(policy, sampling, **shape)
     beside = lambda x: jnp.repeat(x, M, axis=1)
     one = alone(params, prefixes, beside(at), keys.reshape(2, 4 * M))
