@@ -113,6 +113,14 @@ def differences(
     }
 
 
+def tried(
+    text: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> dict[str, Any]:
+    """Section: other settings, which are no part of the evidence; one seed each."""
+    table = {"columns": list(columns), "rows": [list(row) for row in rows]}
+    return {"name": "Settings tried", "text": f"{text} One seed each.", "table": table}
+
+
 def shown(
     evidence: Evidence, arms: Sequence[str], name: str, *, title: str
 ) -> dict[str, Any]:
