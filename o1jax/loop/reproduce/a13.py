@@ -52,11 +52,13 @@ KINDS = ("greedy", "harder", "sampled", "harder_right")
 # Chosen before the seeds that are reported were run.
 SLACK = 0.05  # that in-distribution accuracy may lose
 SELDOM = 0.5  # of the data's texts that correct themselves, those of the policy at most
-# experiments/init/retry_none.gin and retry.gin: fewer distractors, more tokens.
+# experiments/init/retry*.gin: fewer distractors, more tokens.
 COLUMNS = ("chance of a mistake", "tokens read", "greedy", "of two", "greedy, of six")
 TRIED = (
     ("0", 15e6, 0.310, 0.857, 0.0),
     ("0.5", 15e6, 0.005, 0.018, 0.0),
+    ("0.5, masked", 15e6, 0.005, 0.018, 0.0),
+    ("0.5, weak", 15e6, 0.020, 0.071, 0.0),
 )
 WHY = (
     "Graphs modulo 23 of two to five variables with one distractor, and of six to "
