@@ -1,7 +1,10 @@
 """A cache as contexts to attend to, and the writing of several tokens a row into it."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from o1jax.policy.attention import Chunks
 from o1jax.policy.context import Context
@@ -19,6 +22,20 @@ def contexts_of(cache: KVCache, length: jax.Array) -> list[Context]:
         contexts.append(Context(k, v, seen[:, None]))
         offset += size
     return contexts
+
+
+def cache_of(
+    pages: tuple[Pages, Pages], rows: jax.Array, length: jax.Array, sizes: Sequence[int]
+) -> KVCache:
+    """Rows i32[R] of pages [B, K, T, E], in a cache whose chunks have `sizes` slots."""
+
+    def chunks(x: jax.Array) -> Chunks:
+        room = (0, sum(sizes) - x.shape[2])
+        x = jnp.pad(x[rows], ((0, 0), (0, 0), room, (0, 0)))
+        return tuple(jnp.split(x, np.cumsum(sizes)[:-1], axis=2))
+
+    k, v = (tuple(map(chunks, layers)) for layers in pages)
+    return KVCache(k=k, v=v, length=length)
 
 
 def write_pages(

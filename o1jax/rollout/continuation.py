@@ -16,9 +16,9 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from o1jax.policy.policy import Policy
+from o1jax.rollout.cached import cache_of
 from o1jax.rollout.requests import empty_start, free_rows
 from o1jax.rollout.sampling import SamplingConfig, draw, sampling_logprobs
 from o1jax.types import KVCache, Params
@@ -174,16 +174,16 @@ def continue_from(
         slots, queued = free_rows(walks.request, loop.waiting, Q, count)
         request = order[jnp.minimum(queued, Q - 1)]
         trace, which = request // P, place.reshape(-1)[request]
-        taken = (queued < last)[:, None]
+        begin, taken = length.reshape(-1)[request], (queued < last)[:, None]
         fresh = _Walks(
             request=jnp.where(queued < last, request, Q),
-            begin=length.reshape(-1)[request],
+            begin=begin,
             depth=jnp.zeros(count, jnp.int32),
             next=prefixes.next[trace, which],
             going=jnp.broadcast_to(taken, (count, M)),
             left=jnp.full((count, M), NONE),
             token=jnp.zeros((count, M), jnp.int32),
-            cache=_copied(prefixes, trace, walks.cache),
+            cache=cache_of((prefixes.k, prefixes.v), trace, begin, sizes),
         )
         fill = lambda old, new: old.at[slots].set(new, mode="drop")
         walks = jax.tree.map(fill, walks, fresh)
@@ -244,6 +244,7 @@ def continue_from(
 
     refill = max(1, R // 16)
     _, cache = empty_start(policy, params, R, capacity=prefixes.k[0].shape[2] + S)
+    sizes = [chunk.shape[2] for chunk in cache.k[0]]
     none = jnp.zeros(R, jnp.int32)
     walks = _Walks(
         request=none + Q,
@@ -265,16 +266,3 @@ def continue_from(
     loop = jax.lax.while_loop(unfinished, body, read_in(loop, R))
     found = jax.tree.map(lambda x: x.reshape(B, P, *x.shape[1:]), loop.found)
     return Continuations(**found._asdict(), computed=loop.step * R)
-
-
-def _copied(prefixes: Prefixes, trace: jax.Array, like: KVCache) -> KVCache:
-    """Keys and values of traces i32[R], in a cache with chunks like those of `like`."""
-    sizes = [chunk.shape[2] for chunk in like.k[0]]
-    room = sum(sizes) - prefixes.k[0].shape[2]
-
-    def pages(x: jax.Array) -> tuple[jax.Array, ...]:
-        x = jnp.pad(x[trace], ((0, 0), (0, 0), (0, room), (0, 0)))
-        return tuple(jnp.split(x, np.cumsum(sizes)[:-1], axis=2))
-
-    k, v = (tuple(map(pages, x)) for x in (prefixes.k, prefixes.v))
-    return KVCache(k=k, v=v, length=jnp.zeros(len(trace), jnp.int32))

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from o1jax.policy.policy import Policy
+from o1jax.rollout.cached import cache_of
 from o1jax.types import KVCache, Params, PolicyOutput, Prompts
 
 
@@ -60,14 +60,7 @@ def prompt_reader(
 
     def copy(at: jax.Array) -> tuple[PolicyOutput, KVCache]:
         which = at // samples
-
-        def pages(x: jax.Array) -> tuple[jax.Array, ...]:
-            x = jnp.pad(x[which], ((0, 0), (0, 0), (0, capacity - P), (0, 0)))
-            return tuple(jnp.split(x, np.cumsum(chunks)[:-1], axis=2))
-
-        cache = KVCache(
-            k=tuple(map(pages, k)), v=tuple(map(pages, v)), length=held.length[which]
-        )
+        cache = cache_of((k, v), which, held.length[which], chunks)
         return jax.tree.map(lambda x: x[which], output), cache
 
     return Reader(copy, Q // samples * P, 0)
