@@ -52,7 +52,9 @@ KINDS = ("greedy", "harder", "sampled", "harder_right")
 # Chosen before the seeds that are reported were run.
 SLACK = 0.05  # that in-distribution accuracy may lose
 SELDOM = 0.5  # of the data's texts that correct themselves, those of the policy at most
-# experiments/init/retry*.gin: fewer distractors, more tokens.
+FILES = (
+    "experiments/init/retry_none.gin, retry.gin, retry_masked.gin and retry_weak.gin"
+)
 COLUMNS = ("chance of a mistake", "tokens read", "greedy", "of two", "greedy, of six")
 TRIED = (
     ("0", 15e6, 0.310, 0.857, 0.0),
@@ -95,7 +97,7 @@ def analyse(evidence: Evidence) -> Findings:
         shown(
             evidence, arms, "harder_texts", title="Behaviours shown, longer problems"
         ),
-        tried(WHY, COLUMNS, TRIED),
+        tried(FILES, WHY, COLUMNS, TRIED),
     ]
     return Findings(checks, sections)
 
