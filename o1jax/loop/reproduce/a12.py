@@ -63,8 +63,8 @@ WHY = (
     "A search writes ten results and more, and is lost at its first wrong one: a "
     "policy of this size reads most of its tokens to learn the arithmetic and the "
     "form. With three numbers and all kinds of searches the order is the same, though "
-    "searches still gain: at 3.7 million tokens next to none is sound. The pilots are of "
-    "search.gin alone, on 100 and 128 questions."
+    "searches still gain: at 3.7 million tokens next to none is sound. The pilots are "
+    "of search.gin alone, on 100 and 128 questions."
 )
 
 

@@ -52,9 +52,7 @@ KINDS = ("greedy", "harder", "sampled", "harder_right")
 # Chosen before the seeds that are reported were run.
 SLACK = 0.05  # that in-distribution accuracy may lose
 SELDOM = 0.5  # of the data's texts that correct themselves, those of the policy at most
-FILES = (
-    "experiments/init/retry_none.gin, retry.gin, retry_masked.gin and retry_weak.gin"
-)
+FILES = "experiments/init/retry_none.gin, retry.gin, retry_masked.gin, retry_weak.gin"
 COLUMNS = ("chance of a mistake", "tokens read", "greedy", "of two", "greedy, of six")
 TRIED = (
     ("0", 15e6, 0.310, 0.857, 0.0),
