@@ -339,6 +339,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.traces < TRACES or args.rounds < 1:
         parser.error(f"--traces must be at least {TRACES} and --rounds at least 1")
+    if not (args.run / "config.gin").exists():
+        parser.error(f"{args.run} is no workdir: it holds no config.gin")
     start = time.monotonic()
     bench = Bench(args.run, args.traces)
     rows = costs(bench)
