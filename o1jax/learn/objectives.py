@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from o1jax.learn.losses import next_token_loss
+from o1jax.learn.losses import is_likeliest, next_token_loss
 from o1jax.policy.functions import Policy, read_rows
 from o1jax.types import Params, TokenBatch
 
@@ -52,4 +52,4 @@ def imitation(policy: Policy) -> Objective:
 
 def _loss(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of each token, and whether it is the likeliest."""
-    return next_token_loss(logits, tokens), jnp.argmax(logits, axis=-1) == tokens
+    return next_token_loss(logits, tokens), is_likeliest(logits, tokens)

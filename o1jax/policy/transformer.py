@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from o1jax.parallel.sharding import free_axes
 from o1jax.policy.attention import Rotation, rotate
 from o1jax.policy.family import Family
 
@@ -113,8 +114,11 @@ class SwiGLU(nn.Module):
         D, F = x.shape[-1], self.ff
         gate_up = self.param("gate_up", _normal(D), (D, 2, F)).astype(x.dtype)
         down = self.param("down", _normal(F), (F, D)).astype(x.dtype)
-        # One einsum, not a reshape to [D, 2 F]: F is sharded.
-        h = jnp.einsum("nd,dcf->ncf", x.reshape(-1, D), gate_up)
+        rows = x.reshape(-1, D)
+        if free_axes(x)[1]:  # F may be sharded: no reshape to [D, 2 F]
+            h = jnp.einsum("nd,dcf->ncf", rows, gate_up)
+        else:  # XLA's gradient of that einsum on CPU is a transposed copy
+            h = (rows @ gate_up.reshape(D, -1)).reshape(-1, 2, F)
         gate = nn.silu(h[:, 0]) if self.activation == "silu" else nn.gelu(h[:, 0])
         return ((gate * h[:, 1]) @ down).reshape(x.shape)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from o1jax.learn.losses import next_token_loss
+from o1jax.learn.losses import is_likeliest, next_token_loss
 
 
 def test_next_token_loss_by_hand():
@@ -29,3 +29,15 @@ def test_its_gradient_is_the_surplus_of_probability():
 def test_logits_and_tokens_must_belong_together():
     with pytest.raises(AssertionError):
         next_token_loss(jnp.zeros((2, 4, 3)), jnp.zeros((2, 5), jnp.int32))
+
+
+def test_is_likeliest_is_argmax_also_among_equals():
+    logits = jnp.round(jax.random.normal(jax.random.key(0), (40, 7, 5)))  # many ties
+    tokens = jax.random.randint(jax.random.key(1), (40, 7), 0, 5)
+    expected = jnp.argmax(logits, axis=-1) == tokens
+    assert 0.1 < jnp.mean(expected) < 0.5
+    assert (is_likeliest(logits, tokens) == expected).all()
+    uniform = jnp.zeros((1, 3, 4))
+    assert is_likeliest(uniform, jnp.array([[0, 1, 3]])).tolist() == [
+        [True, False, False]
+    ]
