@@ -7,6 +7,7 @@ tokens. What a guide may look at is here too, and the account of tokens.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -17,6 +18,8 @@ from o1jax.rollout.branch import First
 from o1jax.search.nodes import Nodes
 from o1jax.search.tree import Tree
 from o1jax.types import Guidance, Guide, NodeState, Params, Prompts, Spent
+
+PARTS = 4  # into which at_depth cuts the levels of a path
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -126,6 +129,21 @@ def path_pages(pages: jax.Array, path: jax.Array) -> jax.Array:
     # Rows laid flat, as mcts.grow() keeps them: then nothing is copied but the path.
     rows = of_nodes(pages.reshape(B, N, -1), jnp.maximum(path, 0))
     return rows.reshape(B * M, D, H, S, E).swapaxes(1, 2).reshape(B * M, H, D * S, E)
+
+
+def at_depth(of_levels: Callable[[int], Any], path: jax.Array) -> Any:
+    """of_levels(D) of paths i32[B, M, D], or of as few levels as the longest has.
+
+    Trees are shallow for most of a search: on CPU a quarter, half or three quarters of
+    the levels are programs of their own, which read no more pages than those.
+    """
+    D = path.shape[-1]
+    if jax.default_backend() != "cpu":
+        return of_levels(D)
+    sizes = sorted({-(-D * part // PARTS) for part in range(1, PARTS + 1)})
+    deepest = jnp.max(jnp.sum(path >= 0, axis=-1))
+    branch = jnp.sum(deepest > jnp.array(sizes[:-1], jnp.int32))
+    return jax.lax.switch(branch, [partial(of_levels, size) for size in sizes])
 
 
 def node_state(

@@ -37,6 +37,7 @@ from o1jax.search.pages import (
     Reader,
     StepPage,
     along,
+    at_depth,
     fold_keys,
     node_state,
     of_nodes,
@@ -196,8 +197,7 @@ class StepSearch:
         lengths = along(store.length, path)
         begin = problems.length[:, None] + jnp.sum(lengths, axis=-1)
         on_path = jnp.arange(S)[None, None, None] < lengths[..., None]
-        above = lambda pages: tuple(path_pages(x, path) for x in pages)
-        behind = lambda k, v: Context(above(k), above(v), on_path.reshape(R, 1, D * S))
+        start = jax.tree.map(flat, first), flat(begin)
         step = {
             "wanted": flat(action >= 0),
             "value": flat(of_parent(store.value)),
@@ -205,18 +205,22 @@ class StepSearch:
             "ends": self._ends(problems.next.shape[-1]),
             "sampling": config.sampling,
         }
-        start = jax.tree.map(flat, first), flat(begin)
-        contexts = [problems.context(leaves=M), behind(store.k, store.v)]
-        if self.draft is None:
-            drawn = draw_step(
-                self.policy, own, *start, contexts, uniform=flat(uniform), **step
-            )
-            kept, read = (), drawn.length
-        else:
+
+        def draw_behind(levels: int) -> tuple:
+            """The steps, for paths of at most so many nodes."""
+            above = lambda pages: tuple(path_pages(x, path[..., :levels]) for x in pages)
+            seen = on_path[:, :, :levels].reshape(R, 1, levels * S)
+            behind = lambda k, v: Context(above(k), above(v), seen)
+            contexts = [problems.context(leaves=M), behind(store.k, store.v)]
+            if self.draft is None:
+                drawn = draw_step(
+                    self.policy, own, *start, contexts, uniform=flat(uniform), **step
+                )
+                return drawn, (), drawn.length
             others = []
             if self._paired:
                 others = [problems.draft_context(leaves=M), behind(*store.draft)]
-            drawn, kept, read = draw_drafted_step(
+            return draw_drafted_step(
                 self.policy,
                 own,
                 self.draft,
@@ -227,6 +231,8 @@ class StepSearch:
                 uniform=flat(draft_uniforms(keys, S)),
                 **step,
             )
+
+        drawn, kept, read = at_depth(draw_behind, path)
         nodewise = lambda x: x.reshape(B, M, *x.shape[1:])
         drawn, kept, read = jax.tree.map(nodewise, (drawn, kept, read))
 
