@@ -1,7 +1,8 @@
 """Decoding with o1jax's sampler: random weights, fixed length, no stop token.
 
 It records the log-prob and the value of every token as it does in a real rollout; the
-peers are asked for tokens only.
+peers are asked for tokens only. Rows at once and the cache's first chunk are what is
+best here; `decode/SIZE/ROWS/MODE/AT_ONCE` takes that many rows.
 """
 
 import worker  # isort: skip  (pins the process first)
@@ -15,8 +16,12 @@ from o1jax.rollout.decode import SamplerConfig, build_sampler
 from o1jax.rollout.sampling import SamplingConfig
 from o1jax.types import Prompts
 
+# 128 caches of the 1m model don't fit the processor's own: 16 rows are refilled.
+AT_ONCE = {("1m", 128): 16}
+ONE_CHUNK = 128  # a single row has fewer kernels if all of its cache is one chunk
 
-def load(size: sizes.Size, unroll: int = 1) -> Policy:
+
+def load(size: sizes.Size, unroll: int = 1, **more: int) -> Policy:
     """The policy of a size; `unroll` layers at once in training."""
     return build_policy(
         PolicyConfig(
@@ -26,6 +31,7 @@ def load(size: sizes.Size, unroll: int = 1) -> Policy:
             heads=size.heads,
             ff=size.ff,
             unroll=unroll,
+            **more,
         )
     )
 
@@ -41,12 +47,13 @@ def some_prompts(size: sizes.Size, rows: int) -> Prompts:
 
 
 def build(case: str) -> tuple[worker.Run, worker.Run]:
-    """`decode/SIZE/ROWS/MODE`."""
-    _, name, rows, mode = sizes.parse(case)
+    """`decode/SIZE/ROWS/MODE` or `decode/SIZE/ROWS/MODE/AT_ONCE`."""
+    _, name, rows, mode, *at_once = sizes.parse(case)
     size = sizes.SIZES[name]
-    policy = load(size)
+    policy = load(size, **({"cache_chunk": ONE_CHUNK} if rows == "1" else {}))
+    best = AT_ONCE.get((name, int(rows)), int(rows))
     config = SamplerConfig(
-        rows=int(rows),
+        rows=int(at_once[0]) if at_once else best,
         max_new_tokens=size.new_tokens,
         sampling=SamplingConfig(temperature=1.0 if mode == "sample" else 0.0),
     )

@@ -68,6 +68,11 @@ cache that takes {micros:.0f} us at least, so no sampler makes more than {most:,
 tokens/s here, {ratio:.1f} times transformers'. o1jax reaches {share} of that.
 """
 
+ALL_ROWS = """
+Of the 128 prompts of 1m/128 o1jax has 16 in rows and refills these; with all 128 at
+once it makes {rate} tokens/s, {ratio:.2f} times transformers'.
+"""
+
 TRAIN = """
 ## A train step
 
@@ -187,7 +192,7 @@ def percent(x: float) -> str:
 
 def decode_part(case: str, found: dict[str, float]) -> Callable[[float], str]:
     """Rate -> its part of the GEMM peak and of the read bandwidth."""
-    _, name, rows, _ = sizes.parse(case)
+    _, name, rows, *_ = sizes.parse(case)
     size = sizes.SIZES[name]
     tokens = int(rows) * size.new_tokens
 
@@ -230,6 +235,17 @@ def one_row_note(samples: Samples, found: dict[str, float]) -> str:
         ratio=most / middle(case, sides["transformers"]),
         share=percent(middle(case, sides[OURS["decode"]]) / most),
     )
+
+
+def all_rows_note(samples: Samples) -> str:
+    """What o1jax makes at 128 rows of the 1m policy without refilling."""
+    case = sizes.decode_case("1m", 128)
+    together = samples.get(f"{case}/128", {}).get(OURS["decode"])
+    theirs = samples.get(case, {}).get("transformers")
+    if not (together and theirs):
+        return ""
+    ratio = median(rate(case, a) / rate(case, b) for a, b in zip(together, theirs))
+    return ALL_ROWS.format(rate=number(middle(case, together)), ratio=ratio)
 
 
 def limits_section(found: dict[str, float]) -> str:
@@ -317,7 +333,8 @@ def render(results: dict) -> str:
     ]
     if decode:
         text += DECODE.format(prompt=size.prompt, new=size.new_tokens)
-        text += table(columns("GEMM / DRAM"), decode) + one_row_note(samples, found)
+        text += table(columns("GEMM / DRAM"), decode)
+        text += all_rows_note(samples) + one_row_note(samples, found)
     if any(case.startswith("train/") for case in samples):
         text += train_section(samples, found)
     if "refill/1m" in samples:

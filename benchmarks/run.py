@@ -74,6 +74,7 @@ def plan() -> list[tuple[str, list[str]]]:
                 sides.remove("tunix")  # a quarter of the whole run's time
             for mode in sizes.MODES if name == "1m" else ("sample",):
                 cases.append((sizes.decode_case(name, rows, mode), sides))
+    cases.append((sizes.decode_case("1m", 128) + "/128", ["o1jax-decode"]))
     for name in sizes.SIZES:
         cases.append((sizes.train_case(name), ["torch", "o1jax-train"]))
         cases.append((f"products/{name}", ["o1jax-train"]))

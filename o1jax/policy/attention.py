@@ -195,6 +195,10 @@ def attend_cached(
         return branch
 
     index, longest = 0, jnp.max(length)
+    if len(k) == 1:
+        # Two branches of which one is never taken. Without a branch XLA on CPU lays the
+        # write of a single row into the product behind it, and copies the cache.
+        return jax.lax.cond(longest > k[0].shape[2], over(1), over(1), k, v)
     for end in np.cumsum([c.shape[2] for c in k])[:-1]:
         index += (longest > end).astype(jnp.int32)
     return jax.lax.switch(index, [over(i + 1) for i in range(len(k))], k, v)

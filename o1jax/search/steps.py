@@ -183,7 +183,7 @@ class StepSearch:
         """`key` is not used: nodes have their own, the same in any batch."""
         own, other = self._parts(self.unstack(params))
         config = self.config
-        B, M, D = path.shape
+        B, M, _ = path.shape
         R, S = B * M, config.room
         parent, child = last_node(path), jnp.maximum(action, 0)
         of_parent = lambda rows: of_nodes(rows, parent)
@@ -208,7 +208,8 @@ class StepSearch:
 
         def draw_behind(levels: int) -> tuple:
             """The steps, for paths of at most so many nodes."""
-            above = lambda pages: tuple(path_pages(x, path[..., :levels]) for x in pages)
+            near = path[..., :levels]
+            above = lambda pages: tuple(path_pages(x, near) for x in pages)
             seen = on_path[:, :, :levels].reshape(R, 1, levels * S)
             behind = lambda k, v: Context(above(k), above(v), seen)
             contexts = [problems.context(leaves=M), behind(store.k, store.v)]
