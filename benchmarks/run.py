@@ -43,8 +43,9 @@ SIDES = {
     "trl": ("transformers", "trl_grpo.py"),
     "tunix-grpo": ("tunix", "tunix_grpo.py"),
 }
-# One thread each, and freed memory is kept: without that, growing caches in torch fault
-# their pages in again at every token and run at half the speed.
+# One thread each, and freed memory is kept, in one arena: without that, growing caches
+# in torch fault their pages in again at every token and run at half the speed, and so
+# do the activations of a large step in XLA, which frees them on a thread of its own.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
