@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import o1jax
 from o1jax.cli.commands import COMMANDS
+from o1jax.cli.interrupt import dropped_interrupts_come_again
 from o1jax.cli.run import leave
 from o1jax.config import ConfigError, nearest
 
@@ -35,7 +36,8 @@ def _main(argv: Sequence[str] | None) -> int:
             hint = nearest(argv[0], COMMANDS) or f"; choose from {', '.join(COMMANDS)}"
             raise ConfigError(f"unknown command '{argv[0]}'{hint}")
         args = _parser().parse_args(argv or ["--help"])
-        code = COMMANDS[args.command].call(args)
+        with dropped_interrupts_come_again():
+            code = COMMANDS[args.command].call(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         # Everything of ours is closed by now. An orderly exit of the interpreter would
