@@ -23,8 +23,8 @@ def next_token_loss(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 def is_likeliest(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     """Whether argmax takes the token, bool[..., T]; of equals it takes the first.
 
-    Asked of every other token, whether it goes before this one: XLA's argmax on CPU is
-    sixteen times slower.
+    Asked of every other token, whether it goes before this one: of 4,096 words XLA's
+    argmax on CPU takes seventeen times as long.
     """
     chex.assert_equal_shape_prefix([logits, tokens], tokens.ndim)
     tokens = tokens[..., None]
