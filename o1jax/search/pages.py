@@ -7,7 +7,6 @@ tokens. What a guide may look at is here too, and the account of tokens.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -18,8 +17,6 @@ from o1jax.rollout.branch import First
 from o1jax.search.nodes import Nodes
 from o1jax.search.tree import Tree
 from o1jax.types import Guidance, Guide, NodeState, Params, Prompts, Spent
-
-PARTS = 4  # into which at_depth cuts the levels of a path
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -98,10 +95,12 @@ GUIDES: dict[str, Guide] = {
 }
 
 
-def of_nodes(rows: jax.Array, node: jax.Array) -> jax.Array:
-    """[B, N, ...] read at node ids i32[B, ...]."""
-    tree = jnp.arange(rows.shape[0]).reshape(-1, *[1] * (node.ndim - 1))
-    return rows[tree, node]
+def of_nodes(
+    rows: jax.Array, node: jax.Array, tree: jax.Array | None = None
+) -> jax.Array:
+    """[B, N, ...] read at node ids i32[b, ...] of the trees i32[b], or of all."""
+    tree = jnp.arange(rows.shape[0]) if tree is None else tree
+    return rows[tree.reshape(-1, *[1] * (node.ndim - 1)), node]
 
 
 def along(rows: jax.Array, path: jax.Array) -> jax.Array:
@@ -122,28 +121,18 @@ def fold_keys(data: jax.Array, number: jax.Array) -> jax.Array:
     return jax.random.key_data(jax.vmap(jax.vmap(fold))(data, number))
 
 
-def path_pages(pages: jax.Array, path: jax.Array) -> jax.Array:
-    """Keys or values of a layer along paths: [B, N, H, S, E] -> [B M, H, D S, E]."""
-    B, M, D = path.shape
-    _, N, H, S, E = pages.shape
-    # Rows laid flat, as mcts.grow() keeps them: then nothing is copied but the path.
-    rows = of_nodes(pages.reshape(B, N, -1), jnp.maximum(path, 0))
-    return rows.reshape(B * M, D, H, S, E).swapaxes(1, 2).reshape(B * M, H, D * S, E)
+def path_pages(
+    pages: jax.Array, path: jax.Array, tree: jax.Array | None = None
+) -> jax.Array:
+    """Keys or values of a layer along paths: [B, N, H, S, E] -> [b M, H, D S, E].
 
-
-def at_depth(of_levels: Callable[[int], Any], path: jax.Array) -> Any:
-    """of_levels(D) of paths i32[B, M, D], or of as few levels as the longest has.
-
-    Trees are shallow for most of a search: on CPU a quarter, half or three quarters of
-    the levels are programs of their own, which read no more pages than those.
+    path i32[b, M, D] in the trees i32[b], or in all of them in their order.
     """
-    D = path.shape[-1]
-    if jax.default_backend() != "cpu":
-        return of_levels(D)
-    sizes = sorted({-(-D * part // PARTS) for part in range(1, PARTS + 1)})
-    deepest = jnp.max(jnp.sum(path >= 0, axis=-1))
-    branch = jnp.sum(deepest > jnp.array(sizes[:-1], jnp.int32))
-    return jax.lax.switch(branch, [partial(of_levels, size) for size in sizes])
+    B, N, H, S, E = pages.shape
+    b, M, D = path.shape
+    # Rows laid flat, as mcts.grow() keeps them: then nothing is copied but the path.
+    rows = of_nodes(pages.reshape(B, N, -1), jnp.maximum(path, 0), tree)
+    return rows.reshape(b * M, D, H, S, E).swapaxes(1, 2).reshape(b * M, H, D * S, E)
 
 
 def node_state(

@@ -10,6 +10,7 @@ node costs the tokens of its step, and no prefix is read twice. Prior: Hubert et
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import chex
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from o1jax.policy.context import Context
 from o1jax.policy.policy import Policy
-from o1jax.rollout.branch import draw_step
+from o1jax.rollout.branch import First, draw_step
 from o1jax.rollout.drafted import StepDraft, draw_drafted_step
 from o1jax.rollout.ends import StepEnds, at_tokens
 from o1jax.rollout.sampling import sampling_logprobs
@@ -37,7 +38,6 @@ from o1jax.search.pages import (
     Reader,
     StepPage,
     along,
-    at_depth,
     fold_keys,
     node_state,
     of_nodes,
@@ -45,9 +45,28 @@ from o1jax.search.pages import (
     pick,
     twins,
 )
+from o1jax.search.parts import at_depth, by_trees, trees_at_once
 from o1jax.search.problems import Problems
 from o1jax.search.tree import SearchResult
 from o1jax.types import Guidance, Guide, NodeEval, Params, Prompts
+
+
+class _Rows(NamedTuple):
+    """What M new steps of each of b trees are drawn from."""
+
+    tree: jax.Array  # i32[b]  among all that are stored
+    problems: Problems  # [b, ...]
+    path: jax.Array  # i32[b, M, D]
+    lengths: jax.Array  # i32[b, M, D]  of the steps along it
+    first: First  # [b, M]  their first tokens
+    wanted: jax.Array  # bool[b, M]
+    value: jax.Array  # f32[b, M]  of the value head before them
+    uniform: jax.Array  # f32[b, M, S, ...]  all that is random about them
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """[b, M, ...] -> [b M, ...]."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -183,60 +202,31 @@ class StepSearch:
         """`key` is not used: nodes have their own, the same in any batch."""
         own, other = self._parts(self.unstack(params))
         config = self.config
-        B, M, _ = path.shape
-        R, S = B * M, config.room
         parent, child = last_node(path), jnp.maximum(action, 0)
         of_parent = lambda rows: of_nodes(rows, parent)
         keys = fold_keys(of_parent(store.key), child)
-        uniform = step_uniforms(keys, S)
+        uniform = step_uniforms(keys, config.room)
         first = begun(
             config, problems.next, store.first, parent, child, uniform[..., 0]
         )
-
-        flat = lambda x: x.reshape(R, *x.shape[2:])
-        lengths = along(store.length, path)
-        begin = problems.length[:, None] + jnp.sum(lengths, axis=-1)
-        on_path = jnp.arange(S)[None, None, None] < lengths[..., None]
-        start = jax.tree.map(flat, first), flat(begin)
-        step = {
-            "wanted": flat(action >= 0),
-            "value": flat(of_parent(store.value)),
-            "vocab": problems.next.shape[-1],
-            "ends": self._ends(problems.next.shape[-1]),
-            "sampling": config.sampling,
-        }
-
-        def draw_behind(levels: int) -> tuple:
-            """The steps, for paths of at most so many nodes."""
-            near = path[..., :levels]
-            above = lambda pages: tuple(path_pages(x, near) for x in pages)
-            seen = on_path[:, :, :levels].reshape(R, 1, levels * S)
-            behind = lambda k, v: Context(above(k), above(v), seen)
-            contexts = [problems.context(leaves=M), behind(store.k, store.v)]
-            if self.draft is None:
-                drawn = draw_step(
-                    self.policy, own, *start, contexts, uniform=flat(uniform), **step
-                )
-                return drawn, (), drawn.length
-            others = []
-            if self._paired:
-                others = [problems.draft_context(leaves=M), behind(*store.draft)]
-            return draw_drafted_step(
-                self.policy,
-                own,
-                self.draft,
-                other,
-                *start,
-                contexts,
-                others,
-                uniform=flat(draft_uniforms(keys, S)),
-                **step,
-            )
-
-        drawn, kept, read = at_depth(draw_behind, path)
-        nodewise = lambda x: x.reshape(B, M, *x.shape[1:])
-        drawn, kept, read = jax.tree.map(nodewise, (drawn, kept, read))
-
+        if self.draft is not None:
+            uniform = draft_uniforms(keys, config.room)
+        trees, leaves = action.shape
+        rows = _Rows(
+            tree=jnp.arange(trees),
+            problems=problems._replace(reader=None),
+            path=path,
+            lengths=along(store.length, path),
+            first=first,
+            wanted=action >= 0,
+            value=of_parent(store.value),
+            uniform=uniform,
+        )
+        drawn, kept, read = by_trees(
+            partial(self._draw, (own, other), store),
+            rows,
+            at_once=trees_at_once(trees, leaves, (own, other)),
+        )
         last = pick(drawn.tokens, jnp.maximum(drawn.length - 1, 0))
         finished = jnp.isin(last, jnp.array(self.stop_ids)) & (drawn.length > 0)
         page = StepPage(
@@ -254,7 +244,7 @@ class StepSearch:
             key=keys,
             parent_key=of_parent(store.key),
             action=action,
-            first=beginnings(config, keys, flat(drawn.next)),
+            first=beginnings(config, keys, _flat(drawn.next)),
             draft=kept,
         )
         seen = path[..., :0] if config.level == "solution" else path
@@ -268,6 +258,55 @@ class StepSearch:
         if self.draft is not None:
             found = found._replace(reread_tokens=(read - drawn.length) * 1.0)
         return found, page
+
+    def _draw(self, params: tuple, store: StepPage, rows: "_Rows") -> tuple:
+        """(the steps, what a draft keeps of them, tokens it read), all [b, M, ...]."""
+        own, other = params
+        (b, M, _), S = rows.path.shape, self.config.room
+        begin = rows.problems.length[:, None] + jnp.sum(rows.lengths, axis=-1)
+        on_path = jnp.arange(S)[None, None, None] < rows.lengths[..., None]
+        first, position, uniform, wanted, value = jax.tree.map(
+            _flat, (rows.first, begin, rows.uniform, rows.wanted, rows.value)
+        )
+        step = {
+            "uniform": uniform,
+            "wanted": wanted,
+            "value": value,
+            "vocab": rows.problems.next.shape[-1],
+            "ends": self._ends(rows.problems.next.shape[-1]),
+            "sampling": self.config.sampling,
+        }
+
+        def draw_behind(levels: int) -> tuple:
+            """The steps, for paths of at most so many nodes."""
+            near = rows.path[..., :levels]
+            above = lambda pages: tuple(path_pages(x, near, rows.tree) for x in pages)
+            seen = on_path[:, :, :levels].reshape(b * M, 1, levels * S)
+            behind = lambda k, v: Context(above(k), above(v), seen)
+            contexts = [rows.problems.context(leaves=M), behind(store.k, store.v)]
+            if self.draft is None:
+                drawn = draw_step(self.policy, own, first, position, contexts, **step)
+                return drawn, (), drawn.length
+            others = []
+            if self._paired:
+                others = [
+                    rows.problems.draft_context(leaves=M),
+                    behind(*store.draft),
+                ]
+            return draw_drafted_step(
+                self.policy,
+                own,
+                self.draft,
+                other,
+                first,
+                position,
+                contexts,
+                others,
+                **step,
+            )
+
+        drawn = at_depth(draw_behind, rows.path)
+        return jax.tree.map(lambda x: x.reshape(b, M, *x.shape[1:]), drawn)
 
     def _ends(self, vocab: int) -> StepEnds:
         if self.config.level == "solution":
