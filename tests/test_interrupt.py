@@ -1,6 +1,7 @@
 """A Ctrl-C that lands where Python drops exceptions."""
 
 import gc
+import signal
 import sys
 import time
 
@@ -9,6 +10,15 @@ import pytest
 from o1jax.cli.interrupt import dropped_interrupts_come_again
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C raises, also where the shell started the tests with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interrupt_inside_the_garbage_collector_is_raised_behind_it():
     def drops_it(phase, info):
         gc.callbacks.remove(drops_it)
