@@ -53,6 +53,12 @@ first run; where `pip install torch` brings CUDA along, point pip at a CPU build
 (PIP_EXTRA_INDEX_URL). `--only`, `--merge`, `--quick`, `--list`: see `--help`.
 """
 
+APART = """
+Measured apart, later than the rest. Both sides of a ratio are of one run; seconds, and
+parts of the machine's limits, may be of a faster or slower one:
+
+"""
+
 DECODE = """
 ## Decoding
 
@@ -310,6 +316,24 @@ def train_section(samples: Samples, found: dict[str, float]) -> str:
     return TRAIN + table(columns("of GEMM"), rows) + note
 
 
+def measured_apart(samples: Samples, when: dict[str, str]) -> str:
+    """Which cases were measured in runs of their own, later than the others."""
+    kind = lambda case: case.split("/")[0]
+    lines: dict[str, set[str | None]] = {}
+    for case in samples:
+        lines.setdefault(kind(case), set()).add(when.get(case))
+    told: dict[str, dict[str, None]] = {}
+    for case in filter(when.get, samples):
+        together = "/" in case and len(lines[kind(case)]) == 1
+        name = f"{kind(case)}/*" if together else case
+        told.setdefault(when[case], {})[f"`{name}`"] = None
+    if not told:
+        return ""
+    return APART + "".join(
+        f"- {line}: {', '.join(names)}\n" for line, names in told.items()
+    )
+
+
 def render(results: dict) -> str:
     """The whole page."""
     samples: Samples = results["samples"]
@@ -323,6 +347,7 @@ def render(results: dict) -> str:
         versions=versions,
         rounds=rounds,
     )
+    text += measured_apart(samples, results.get("when", {}))
     if found:
         text += limits_section(found)
     decode = [
@@ -346,5 +371,5 @@ def render(results: dict) -> str:
         for row in comparison(case, sides, lambda rate: "")
     ]
     text += report_search.section(samples, searched)
-    text += report_learning.section(samples, results.get("when", {}))
+    text += report_learning.section(samples)
     return text + report_scripts.section()

@@ -66,8 +66,8 @@ def shown(case: str, per_second: float) -> str:
     return f"{number(per_second)} tokens/s"
 
 
-def section(samples: dict, when: dict[str, str]) -> str:
-    """All of it; `when` holds when a case was measured, if not with the others."""
+def section(samples: dict) -> str:
+    """All of it."""
     rows = []
     for case in filter(is_learning, samples):
         ours = samples[case][OURS]
@@ -100,8 +100,4 @@ def section(samples: dict, when: dict[str, str]) -> str:
         beta=sizes.GRPO_BETA,
     )
     head = ["case", "peer", "ratio", "spread", "goal", "o1jax", "peer"]
-    text += table(head + ["o1jax compile", "peer compile"], rows)
-    told = dict.fromkeys(
-        when[case] for case in samples if case in when and case in GOALS
-    )
-    return text + "".join(f"\nMeasured {line}.\n" for line in told)
+    return text + table(head + ["o1jax compile", "peer compile"], rows)
