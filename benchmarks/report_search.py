@@ -33,7 +33,8 @@ steps/LEAVES: the 1m policy, {steps.trees} trees, {steps.simulations} simulation
 steps of {steps.tokens} tokens, {steps.children} children, prompts of {steps.prompt}
 tokens and paths of at most {steps.depth} steps. Beside it a Python loop over jitted
 calls, each of which reads prompt and path of its rows in one pass into a cache and
-decodes their steps. New nodes a second.
+decodes their steps, all rows at once; o1jax draws at most sixteen rows at a time, as it
+does on any CPU for a policy of this size. New nodes a second.
 
 LEAVES walks of a tree are expanded at once (mctx: one always).
 """

@@ -259,7 +259,7 @@ class StepSearch:
             found = found._replace(reread_tokens=(read - drawn.length) * 1.0)
         return found, page
 
-    def _draw(self, params: tuple, store: StepPage, rows: "_Rows") -> tuple:
+    def _draw(self, params: tuple, store: StepPage, rows: _Rows) -> tuple:
         """(the steps, what a draft keeps of them, tokens it read), all [b, M, ...]."""
         own, other = params
         (b, M, _), S = rows.path.shape, self.config.room
