@@ -8,13 +8,14 @@ is at least as good as the prior even after few simulations. Source: Danihelka e
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from o1jax.config import configurable
-from o1jax.search.select import Node, extremes, lossy
+from o1jax.search.select import Node, lossy
 from o1jax.search.tree import Edges
 
 LOWEST = -1e9  # a child that alone is considered may be taken, whatever its score
@@ -64,39 +65,83 @@ def halving_table(considered: int, simulations: int) -> np.ndarray:
     return np.array([halving_schedule(n, simulations) for n in counts], np.float32)
 
 
-def sigma_completed(node: Node, edges: Edges, config: Gumbel) -> jax.Array:
+class Siblings(NamedTuple):
+    """What a node's children have in common, f32[B, 1] each."""
+
+    walks: jax.Array  # sum of visits, pending ones included
+    visits: jax.Array  # sum
+    fewest: jax.Array  # visits of the child that has the fewest
+    most: jax.Array
+    prior: jax.Array  # sum over the visited
+    weighted: jax.Array  # sum of prior times Q over the visited
+    low: jax.Array  # least Q of the visited; inf if there are none
+    high: jax.Array  # greatest; -inf if there are none
+
+
+def siblings(edges: Edges) -> Siblings:
+    """Sums and extremes over the last axis of f32[B, K], in one pass.
+
+    A level of a walk is many small kernels on a CPU, and each of them counts.
+    """
+    visits, qvalue = edges.visits, edges.qvalue
+    visited = visits > 0
+    prior = jnp.maximum(jnp.exp(edges.logprior), jnp.finfo(jnp.float32).tiny)
+    add, least, most = jnp.add, jnp.minimum, jnp.maximum
+    reductions = (
+        (add, 0.0, visits + edges.pending),
+        (add, 0.0, visits),
+        (least, jnp.inf, visits),
+        (most, -jnp.inf, visits),
+        (add, 0.0, jnp.where(visited, prior, 0.0)),
+        (add, 0.0, jnp.where(visited, prior * qvalue, 0.0)),
+        (least, jnp.inf, jnp.where(visited, qvalue, jnp.inf)),
+        (most, -jnp.inf, jnp.where(visited, qvalue, -jnp.inf)),
+    )
+    joins, starts, operands = zip(*reductions)
+    found = jax.lax.reduce(
+        operands,
+        starts,
+        lambda a, b: tuple(join(x, y) for join, x, y in zip(joins, a, b)),
+        (visits.ndim - 1,),
+    )
+    return Siblings(*(x[..., None] for x in found))
+
+
+def sigma_completed(
+    node: Node, edges: Edges, of: Siblings, config: Gumbel
+) -> jax.Array:
     """Scaled Q of every child, f32[B, K]; without a visit it is the mixed value.
 
     v_mix = (v + N sum_visited(p q) / sum_visited(p)) / (1 + N), N the visits of all.
     """
-    visited = edges.visits > 0
-    prior = jnp.maximum(jnp.exp(edges.logprior), jnp.finfo(jnp.float32).tiny)
-    known = jnp.sum(prior, axis=-1, where=visited)
-    weighted = jnp.sum(prior * edges.qvalue, axis=-1, where=visited)
-    total = jnp.sum(edges.visits, axis=-1)
-    mean = weighted / jnp.where(total > 0, known, 1.0)
-    mixed = (node.raw_value + total * mean) / (total + 1.0)
-    completed = jnp.where(visited, edges.qvalue, mixed[:, None])
+    mean = of.weighted / jnp.where(of.visits > 0, of.prior, 1.0)
+    mixed = (node.raw_value[:, None] + of.visits * mean) / (of.visits + 1.0)
+    completed = jnp.where(edges.visits > 0, edges.qvalue, mixed)
     if config.rescale:
-        low, high = extremes(completed)
+        whole = of.fewest > 0
+        low = jnp.where(whole, of.low, jnp.minimum(of.low, mixed))
+        high = jnp.where(whole, of.high, jnp.maximum(of.high, mixed))
         completed = (completed - low) / jnp.maximum(high - low, 1e-8)
-    most = jnp.max(edges.visits, axis=-1, keepdims=True)
-    return (config.maxvisit_init + most) * config.value_scale * completed
+    return (config.maxvisit_init + of.most) * config.value_scale * completed
+
+
+def _improved(node: Node, edges: Edges, of: Siblings, config: Gumbel) -> jax.Array:
+    logits = edges.logprior + sigma_completed(node, edges, of, config)
+    return jax.nn.softmax(jnp.where(edges.valid, logits, jnp.finfo(jnp.float32).min))
 
 
 def improved_policy(node: Node, edges: Edges, config: Gumbel) -> jax.Array:
     """softmax(logits + sigma(completed q)) over the valid children; f32[B, K]."""
-    logits = edges.logprior + sigma_completed(node, edges, config)
-    return jax.nn.softmax(jnp.where(edges.valid, logits, jnp.finfo(jnp.float32).min))
+    return _improved(node, edges, siblings(edges), config)
 
 
 def interior_score(
     node: Node, edges: Edges, config: Gumbel, virtual_loss: float
 ) -> jax.Array:
     """improved policy - n / (1 + N): visits that follow the improved policy."""
-    visits = edges.visits + edges.pending
-    share = visits / (1.0 + jnp.sum(visits, axis=-1, keepdims=True))
-    return lossy(edges, improved_policy(node, edges, config) - share, virtual_loss)
+    of = siblings(edges)
+    share = (edges.visits + edges.pending) / (1.0 + of.walks)
+    return lossy(edges, _improved(node, edges, of, config) - share, virtual_loss)
 
 
 def considered_score(
@@ -108,7 +153,7 @@ def considered_score(
     """
     best = jnp.max(edges.logprior, axis=-1, keepdims=True, initial=LOWEST)
     logits = edges.logprior - best
-    score = noise + logits + sigma_completed(node, edges, config)
+    score = noise + logits + sigma_completed(node, edges, siblings(edges), config)
     return jnp.where(visits & edges.valid, jnp.maximum(score, LOWEST), -jnp.inf)
 
 

@@ -12,6 +12,7 @@ from o1jax.search.gumbel import (
     halving_schedule,
     halving_table,
     improved_policy,
+    siblings,
     sigma_completed,
 )
 from o1jax.search.mcts import Mcts
@@ -25,7 +26,15 @@ from o1jax.search.select import (
     ucb_score,
     with_noise,
 )
-from o1jax.search.tree import DISCOUNT, VALUE, VISITS, Edges, log_normalised, unvisited
+from o1jax.search.tree import (
+    DISCOUNT,
+    PENDING,
+    VALUE,
+    VISITS,
+    Edges,
+    log_normalised,
+    unvisited,
+)
 
 NODE = Node(jnp.array([6.0]), jnp.array([0.5]), jnp.array([0.2]))
 
@@ -106,7 +115,7 @@ def test_gumbel_scores_by_hand():
         (Gumbel(maxvisit_init=7.0), (7 + 3) * 0.1 * (completed - 0.3) / 0.5),
         (Gumbel(rescale=False), (50 + 3) * 0.1 * completed),
     ]:
-        sigma = sigma_completed(NODE, children, config)
+        sigma = sigma_completed(NODE, children, siblings(children), config)
         np.testing.assert_allclose(sigma[0], expected, rtol=1e-5, atol=1e-6)
         improved = np.array([0.5, 0.2, 0.3]) * np.exp(expected)
         np.testing.assert_allclose(
@@ -114,6 +123,25 @@ def test_gumbel_scores_by_hand():
             improved / improved.sum(),
             rtol=1e-4,
         )
+
+
+def test_sums_over_siblings_by_hand():
+    children = edges([0.5, 0.2, 0.3], [3.0, 2.0, 0.0], [0.8, 0.3, 9.0])
+    packed = children.packed.at[..., PENDING].set(jnp.array([1.0, 0.0, 4.0]))
+    found = [x.item() for x in siblings(Edges(packed))]
+    expected = [10, 5, 0, 3, 0.5 + 0.2, 0.5 * 0.8 + 0.2 * 0.3, 0.3, 0.8]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # Without a visit there is no Q: what is mixed in must be both extremes.
+    alone = siblings(edges([0.5, 0.5], [0.0, 0.0], [7.0, 8.0]))
+    assert (alone.low.item(), alone.high.item()) == (math.inf, -math.inf)
+
+
+def test_a_mixed_value_beyond_the_visited_is_an_extreme():
+    # Mixed: (-10 + 2 * .5) / 3 = -3 at the two that have no visit; the visited has .5.
+    children = edges([0.5, 0.3, 0.2], [2.0, 0.0, 0.0], [0.5, 0.0, 0.0])
+    node = NODE._replace(raw_value=jnp.array([-10.0]))
+    sigma = sigma_completed(node, children, siblings(children), Gumbel())
+    np.testing.assert_allclose(sigma[0], [(50 + 2) * 0.1, 0, 0], atol=1e-5)
 
 
 def test_halving_gives_each_round_the_same_share():
