@@ -8,8 +8,6 @@ are the matrix products of the step and nothing else: what could be reached at m
 
 import worker  # isort: skip  (pins the process first)
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import ours_decode
@@ -19,6 +17,7 @@ from o1jax.learn.objectives import imitation
 from o1jax.learn.optimizer import OptimizerConfig, build_optimizer
 from o1jax.learn.update import build_update
 from o1jax.loop.ledger import count_flops
+from o1jax.policy.products import matmul
 from o1jax.types import TokenBatch, TrainState
 
 MICROBATCHES = {"1m": 16, "20m": 1}
@@ -47,18 +46,15 @@ def products(size: sizes.Size, microbatches: int) -> worker.Run:
     scores = (draw(*heads, wide), draw(*heads, wide), draw(*heads, T))
     mixed = (draw(*heads, T), draw(*heads, wide), draw(*heads, wide))
 
+    def three(x, w, back):
+        y, pull = jax.vjp(matmul, x, w)
+        return [y, *pull(back)]
+
     @jax.jit
     def run_once(plain, attention):
-        out = []
-        for x, w, back in plain:
-            out += [x @ w, back @ w.T, x.T @ back]
-        for score, mix in attention:
-            for subscripts, (a, b, back) in (
-                ("bhqe,bhse->bhqs", score),
-                ("bhqs,bhse->bhqe", mix),
-            ):
-                y, pull = jax.vjp(partial(jnp.einsum, subscripts), a, b)
-                out += [y, *pull(back)]
+        out = [three(*operands) for operands in plain]
+        for (q, k, back), mix in attention:
+            out += [three(q, k.swapaxes(2, 3), back), three(*mix)]
         return out
 
     copies = [(scores, mixed) for _ in range(size.layers)]

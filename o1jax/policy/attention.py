@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from o1jax.policy.family import RopeScaling, frequencies
+from o1jax.policy.products import matmul
 
 Rotation = tuple[jax.Array, jax.Array]
 Chunks = tuple[jax.Array, ...]  # a cache's [B, K, S_i, E], one behind the other
@@ -112,8 +113,8 @@ def attend(
         return out.reshape(q.shape)
     # On CPU, batch dimensions in front keep every dot a plain matrix product.
     q = q.transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, E) * scale
-    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    score = jnp.einsum("bkqe,bkse->bkqs", q, k, preferred_element_type=jnp.float32)
+    k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    score = matmul(q, k, jnp.float32)
     score = soft_cap(score, cap).reshape(B, K, G, T, T)
     mask = (t[:, None] >= t[None])[None]
     if near is not None:
@@ -122,7 +123,7 @@ def attend(
         mask = mask & _same(segment)
     score = jnp.where(mask[:, None, None], score, MASKED)
     weight = jax.nn.softmax(score, axis=-1).astype(v.dtype).reshape(B, K, G * T, T)
-    out = jnp.einsum("bkqs,bkse->bkqe", weight, v)
+    out = matmul(weight, v)
     return out.reshape(B, K, G, T, E).transpose(0, 3, 1, 2, 4)
 
 

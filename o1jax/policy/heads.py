@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from o1jax.policy.transformer import product
+from o1jax.policy.products import product
 
 
 class Unembed(nn.Module):

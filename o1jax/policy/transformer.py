@@ -16,6 +16,7 @@ from flax import linen as nn
 from o1jax.parallel.sharding import free_axes
 from o1jax.policy.attention import Rotation, rotate
 from o1jax.policy.family import Family
+from o1jax.policy.products import product
 
 # q [B, T, K, G, E], k and v [B, T, K, E] -> [B, T, K, G, E]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -23,17 +24,6 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 def _normal(fan_in: int) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(fan_in**-0.5)
-
-
-def product(
-    x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None
-) -> jax.Array:
-    """x [..., M] times kernel [M, N], over one axis of rows, summed in `dtype`.
-
-    With two axes of rows XLA's gradient on CPU copies a transpose first.
-    """
-    flat = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
-    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class RMSNorm(nn.Module):
@@ -118,9 +108,9 @@ class SwiGLU(nn.Module):
         if free_axes(x)[1]:  # F may be sharded: no reshape to [D, 2 F]
             h = jnp.einsum("nd,dcf->ncf", rows, gate_up)
         else:  # XLA's gradient of that einsum on CPU is a transposed copy
-            h = (rows @ gate_up.reshape(D, -1)).reshape(-1, 2, F)
+            h = product(rows, gate_up.reshape(D, -1)).reshape(-1, 2, F)
         gate = nn.silu(h[:, 0]) if self.activation == "silu" else nn.gelu(h[:, 0])
-        return ((gate * h[:, 1]) @ down).reshape(x.shape)
+        return product(gate * h[:, 1], down).reshape(x.shape)
 
 
 class Block(nn.Module):
